@@ -1,0 +1,95 @@
+"""Every exception SpamGuard raises on purpose, in one tree.
+
+A function either returns or raises; it never logs and raises. Each class carries the exit
+code (sysexits.h) with which the command line ends when the error reaches it.
+"""
+
+from typing import ClassVar
+
+
+class SpamGuardError(Exception):
+    """Root of the tree; anything else that escapes is a bug."""
+
+    exit_code: ClassVar[int] = 70  # EX_SOFTWARE
+
+
+class ConfigError(SpamGuardError):
+    """The configuration cannot be used; the text names file, key and what was expected."""
+
+    exit_code = 78  # EX_CONFIG
+
+
+class DataError(SpamGuardError):
+    """Input that was given by path (a message, a data set) is not what was expected."""
+
+    exit_code = 65  # EX_DATAERR
+
+
+class ProtocolError(SpamGuardError):
+    """A wire protocol was broken."""
+
+    exit_code = 76  # EX_PROTOCOL
+
+
+class PeerProtocolError(ProtocolError):
+    """The other side broke the protocol: close that connection, no other."""
+
+
+class LocalProtocolError(ProtocolError):
+    """We tried to send what the protocol forbids at this point: a bug of ours."""
+
+
+class StoreError(SpamGuardError):
+    """A message or record could not be written or read back: disk, permissions, database."""
+
+    exit_code = 74  # EX_IOERR
+
+
+class ModelError(SpamGuardError):
+    """A model version cannot be used."""
+
+    exit_code = 78  # EX_CONFIG
+
+
+class ModelLoadError(ModelError):
+    """A version directory is missing, incomplete or of an unknown layout."""
+
+
+class ModelCorruptError(ModelError):
+    """A file of a version does not have the checksum that its manifest states."""
+
+
+class TrainingError(SpamGuardError):
+    """Training cannot go on; no model was changed."""
+
+
+class DeliveryError(SpamGuardError):
+    """The next hop did not take a message: the caller keeps it.
+
+    Attributes:
+        reply: the SMTP reply line to relay, e.g. ``451 4.3.0 try again``.
+    """
+
+    exit_code = 75  # EX_TEMPFAIL
+
+    def __init__(self, text: str, reply: str = "451 4.4.1 next hop not available") -> None:
+        super().__init__(text)
+        self.reply = reply
+
+
+class ScoringError(SpamGuardError):
+    """This message has no score; it is delivered unscored."""
+
+    exit_code = 75  # EX_TEMPFAIL
+
+
+class ScoringTimeoutError(ScoringError):
+    """The score did not come before the deadline."""
+
+
+class OverloadedError(ScoringError):
+    """Too many messages were waiting; this one was not queued."""
+
+
+class WorkerCrashedError(ScoringError):
+    """The scorer process died while it had this message."""

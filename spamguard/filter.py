@@ -1,0 +1,186 @@
+"""The one core of all frontends: (Envelope, raw message) in, Outcome out.
+
+`Filter.check` never raises for a message's sake: whatever goes wrong while judging, the
+message is delivered unscored, with one log line and a counter. The heavy work is behind the
+`Scorer` and `Quarantine` protocols.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from spamguard.errors import ScoringError, ScoringTimeoutError, StoreError
+from spamguard.message import Envelope
+from spamguard.observe import Metrics
+from spamguard.verdict import (
+    Action,
+    Disposition,
+    Label,
+    Policy,
+    Score,
+    Thresholds,
+    Verdict,
+    apply_lists,
+    decide,
+    judge,
+)
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], float]  # seconds since the epoch
+
+
+class Scorer(Protocol):
+    """Turns raw messages into scores, somewhere off the event loop."""
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The thresholds that belong to the model now in use."""
+
+    async def score(self, raw: bytes, *, timeout_seconds: float) -> Score:
+        """Score one message; raises ScoringError, never later than the timeout."""
+
+
+class Quarantine(Protocol):
+    """Keeps held messages; blocking, called in a thread."""
+
+    def hold(self, raw: bytes, *, envelope: Envelope, verdict: Verdict) -> None:
+        """Make one message durable, or raise StoreError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one message."""
+
+    verdict: Verdict
+    action: Action
+
+
+class Filter:
+    """Judges messages and says what to do with them.
+
+    Args:
+        scorer: where scores come from.
+        quarantine: where held messages go.
+        policy: what the administrator wants; replaced as a whole on reload.
+        metrics: counters.
+        clock: wall clock, seconds since the epoch.
+        deadline_seconds: how long one message may wait for its score.
+        thresholds: the administrator's own, or None for those of the model.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        quarantine: Quarantine,
+        *,
+        policy: Policy,
+        metrics: Metrics,
+        clock: Clock = time.time,
+        deadline_seconds: float = 10.0,
+        thresholds: Thresholds | None = None,
+    ) -> None:
+        self._scorer = scorer
+        self._quarantine = quarantine
+        self._metrics = metrics
+        self._clock = clock
+        self.policy = policy
+        self.deadline_seconds = deadline_seconds
+        self.thresholds = thresholds
+
+    async def check(self, envelope: Envelope, raw: bytes) -> Outcome:
+        """Judge one message and, where policy says so, hold it durably.
+
+        When the action is QUARANTINE the message is on disk before this returns. A store that
+        fails turns the action into TAG: the recipient gets the message, the log gets loud.
+
+        Raises:
+            asyncio.CancelledError: the transaction was aborted; nothing else.
+        """
+        started = time.monotonic()
+        verdict, score = await self._verdict(envelope, raw)
+        action = decide(verdict, envelope, self.policy)
+        if action.disposition is Disposition.QUARANTINE:
+            action = await self._hold(raw, envelope, verdict, action)
+        milliseconds = (time.monotonic() - started) * 1000
+        self._report(envelope, verdict, action, score, len(raw), milliseconds)
+        return Outcome(verdict=verdict, action=action)
+
+    async def _verdict(self, envelope: Envelope, raw: bytes) -> tuple[Verdict, Score | None]:
+        verdict_id = new_id(self._clock())
+        try:
+            async with asyncio.timeout(self.deadline_seconds):
+                score = await self._scorer.score(raw, timeout_seconds=self.deadline_seconds)
+            verdict = judge(score, self.thresholds or self._scorer.thresholds, verdict_id)
+            return apply_lists(verdict, score, envelope, self.policy), score
+        except (ScoringError, TimeoutError) as error:
+            if isinstance(error, TimeoutError):
+                error = ScoringTimeoutError(f"no score in {self.deadline_seconds:g} s")
+            log.warning("unscored", extra={"id": verdict_id, "reason": str(error)})
+            reason = type(error).__name__.removesuffix("Error")
+        except Exception:
+            # The one broad except of the daemon: a bug in judging must not cost a message.
+            log.exception("bug while judging", extra={"id": verdict_id})
+            reason = "internal error"
+        return Verdict(id=verdict_id, label=Label.UNSCORED, reason=reason), None
+
+    async def _hold(
+        self, raw: bytes, envelope: Envelope, verdict: Verdict, action: Action
+    ) -> Action:
+        # Shielded: an MTA that hangs up now must not leave half a record behind.
+        task = asyncio.create_task(
+            asyncio.to_thread(self._quarantine.hold, raw, envelope=envelope, verdict=verdict)
+        )
+        try:
+            await asyncio.shield(task)
+        except StoreError as error:
+            self._metrics.count("quarantine_failures")
+            log.error(  # noqa: TRY400 - the text says all, the traceback nothing
+                "quarantine failed, delivering tagged",
+                extra={"id": verdict.id, "error": str(error)},
+            )
+            return replace(action, disposition=Disposition.TAG)
+        return action
+
+    def _report(
+        self,
+        envelope: Envelope,
+        verdict: Verdict,
+        action: Action,
+        score: Score | None,
+        size: int,
+        milliseconds: float,
+    ) -> None:
+        self._metrics.count("messages")
+        self._metrics.count("verdict", verdict.label)
+        self._metrics.count("disposition", action.disposition)
+        self._metrics.observe_latency(milliseconds)
+        log.info(
+            "verdict",
+            extra={
+                "id": verdict.id,
+                "queue_id": envelope.queue_id,
+                "frontend": envelope.frontend,
+                "client": envelope.client_ip,
+                "from": envelope.reverse_path,
+                "recipients": len(envelope.recipients),
+                "message_id": score.message_id if score else "",
+                "size": size,
+                "label": verdict.label,
+                "score": verdict.spam_probability,
+                "disposition": action.disposition,
+                "reason": verdict.reason,
+                "model": verdict.model_version,
+                "defects": ",".join(score.defects) if score else "",
+                "ms": round(milliseconds, 1),
+            },
+        )
+
+
+def new_id(now: float) -> str:
+    """Return a new verdict id: 11 hex digits of milliseconds, 10 of chance; sorts by time."""
+    return f"{int(now * 1000):011x}{secrets.token_hex(5)}"

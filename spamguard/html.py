@@ -1,0 +1,199 @@
+"""HTML mail to what its reader sees: visible text, links, and whether text was hidden.
+
+Parsing is lexbor's (selectolax). Its cost is quadratic in depth and in unclosed formatting
+elements, so pages beyond what mail programs write are stripped of tags by a regular
+expression instead, and that is noted.
+"""
+
+import re
+from dataclasses import dataclass
+
+from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+MAX_OPEN_ELEMENTS = 512  # real newsletters nest 60 tables deep at most
+MAX_OPEN_FORMATTING = 64  # <b>, <font> … left open; each costs every later paragraph
+MAX_TEXT_CHARS = 64 * 1024
+MAX_NODES = 2000  # styled elements and links looked at
+SHORT_TEXT_CHARS = 200  # below this the images' alt texts are read too
+
+_HIDING = re.compile(
+    r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?:px|pt|em|%)?\s*(?:;|$|!)"
+    r"|max-height\s*:\s*0|opacity\s*:\s*0(?:\.0+)?\s*(?:;|$|!)|mso-hide\s*:\s*all"
+    r"|text-indent\s*:\s*-\d{3}",
+    re.IGNORECASE,
+)
+_HIDING_ANYWHERE = re.compile(
+    r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0|max-height\s*:\s*0"
+    r"|opacity\s*:\s*0|mso-hide|text-indent\s*:\s*-|\shidden[\s>=]|color\s*:\s*(?:white|\#fff)",
+    re.IGNORECASE,
+)
+_WHITE = re.compile(r"(?<![-\w])color\s*:\s*(?:white|#fff(?:fff)?)\b", re.IGNORECASE)
+_BACKGROUND = re.compile(r"background(?:-color)?\s*:\s*(?!white|#fff)", re.IGNORECASE)
+# A line break in the text for each of these; inline tags and comments inside a word vanish.
+_BLOCK = re.compile(
+    r"<(?=/?(?:address|article|aside|blockquote|br|center|dd|div|dl|dt|footer|form|h[1-6]|header"
+    r"|hr|img|li|main|nav|ol|option|p|pre|section|table|tbody|td|tfoot|th|thead|tr|ul)\b)",
+    re.IGNORECASE,
+)
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
+_ANY_TAG = re.compile(r"<!--.{0,2000}?-->|<[^<>]{0,2000}>", re.DOTALL)
+_VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
+_FORMATTING = frozenset("a b big code em font i nobr s small strike strong tt u".split())
+_BLANKS = re.compile(r"[ \t\r\f\v\xa0]+")
+_BLANK_LINES = re.compile(r"\s*\n\s*")
+
+# scheme, userinfo, then the host; RFC 3986 section 3.2. Backslashes count as slashes, as in
+# browsers (WHATWG URL), since disguised links use them.
+_HOST = re.compile(
+    r"^\s*(?:[a-z][a-z0-9+.-]*:)?[/\\]{2,}(?:[^/\\?#\s@]*@)?([^/\\?#\s:]+)", re.IGNORECASE
+)
+_SHOWN = re.compile(
+    r"^\W{0,3}(?:https?://)?(?:www\.)?((?:[\w-]{1,63}\.){1,5}[a-z]{2,18})(?:[/?#:\s]|\W{0,3}$)",
+    re.IGNORECASE,
+)
+# Second-level names under which country registries sell third-level domains.
+_SECOND_LEVEL = frozenset("ac co com edu gob gov gouv ltd mil ne net nom or org plc sch".split())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """One link: where it goes, and the domain its text shows when it shows one.
+
+    Attributes:
+        domain: host of the target in lower case, or "" when there is none.
+        shown_domain: host that the anchor text spells out, or "".
+    """
+
+    domain: str
+    shown_domain: str
+
+    @property
+    def is_mismatch(self) -> bool:
+        """Whether the text shows another organisation's domain than the target's."""
+        return bool(self.shown_domain and self.domain) and (
+            registered_domain(self.shown_domain) != registered_domain(self.domain)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What was read of the HTML parts of one message."""
+
+    text: str
+    links: tuple[Link, ...] = ()
+    hidden_text: bool = False
+    defects: tuple[str, ...] = ()
+    truncated: bool = False
+
+
+EMPTY = Page(text="")
+
+
+def extract(source: str) -> Page:
+    """Return visible text and links of HTML source; never raises, bounded."""
+    if _is_pathological(source):
+        text = _tidy(_ANY_TAG.sub(" ", source))
+        return Page(text=text[:MAX_TEXT_CHARS], defects=("html-nesting",), truncated=True)
+    tree = LexborHTMLParser(_BLOCK.sub("\n<", source))
+    root = tree.body or tree.root
+    if root is None:
+        return EMPTY
+    tree.strip_tags(["script", "style", "noscript", "template", "title", "svg", "object"])
+    hidden = _drop_hidden(tree) if _HIDING_ANYWHERE.search(source) else False
+    links = []
+    for anchor in tree.css("a[href]")[:MAX_NODES]:
+        domain = domain_of(anchor.attributes.get("href") or "")
+        if domain:
+            shown = _SHOWN.match(anchor.text().strip()[:200])
+            links.append(Link(domain=domain, shown_domain=shown.group(1).lower() if shown else ""))
+    text = _tidy(root.text())
+    if len(text) < SHORT_TEXT_CHARS:
+        alts = (image.attributes.get("alt") or "" for image in tree.css("img[alt]")[:20])
+        text = _tidy("\n".join([text, *alts]))
+    cut = len(text) > MAX_TEXT_CHARS
+    return Page(
+        text=text[:MAX_TEXT_CHARS],
+        links=tuple(dict.fromkeys(links)),
+        hidden_text=hidden,
+        truncated=cut,
+    )
+
+
+def domain_of(url: str) -> str:
+    """Return the host of a URL in lower case, or "" for mailto:, relative and broken ones."""
+    matched = _HOST.match(url[:2000])
+    return matched.group(1).lower().strip(".") if matched else ""
+
+
+def registered_domain(host: str) -> str:
+    """Return the part of a host that is registered: the last two labels, or three.
+
+    A guess without the public suffix list: three labels where a country code follows one of
+    the usual second-level names (``co.uk``, ``com.br``). Numeric hosts are returned whole.
+    """
+    labels = host.split(".")
+    if len(labels) < 3 or labels[-1].isdigit():
+        return host
+    keep = 3 if len(labels[-1]) == 2 and labels[-2] in _SECOND_LEVEL else 2
+    return ".".join(labels[-keep:])
+
+
+def _is_pathological(source: str) -> bool:
+    if source.count("<") <= MAX_OPEN_ELEMENTS:
+        return False
+    open_elements = open_formatting = 0
+    for slash, name in _TAG.findall(source):
+        tag = name.lower()
+        if tag in _VOID:
+            continue
+        step = -1 if slash else 1
+        if tag in _FORMATTING:
+            open_formatting = max(0, open_formatting + step)
+            if open_formatting > MAX_OPEN_FORMATTING:
+                return True
+        elif tag not in {"p", "li", "td", "tr", "th", "option", "dd", "dt"}:  # close themselves
+            open_elements = max(0, open_elements + step)
+            if open_elements > MAX_OPEN_ELEMENTS:
+                return True
+    return False
+
+
+def _drop_hidden(tree: LexborHTMLParser) -> bool:
+    """Remove elements that no reader sees; say whether any of them held words."""
+    found = False
+    for node in tree.css("[style], [hidden], font[color]")[:MAX_NODES]:
+        if _is_hidden(node):
+            found = found or len(node.text().split()) > 3
+            node.decompose(recursive=True)
+    return found
+
+
+def _is_hidden(node: LexborNode) -> bool:
+    if node.tag in {"body", "html"}:
+        return False
+    attributes = node.attributes
+    style = attributes.get("style") or ""
+    if "hidden" in attributes or _HIDING.search(style):
+        return True
+    if node.tag == "font" and (attributes.get("color") or "").lower() in {"#ffffff", "white"}:
+        return not _has_background(node)
+    return bool(_WHITE.search(style)) and not _has_background(node)
+
+
+def _has_background(node: LexborNode) -> bool:
+    """Whether the element or one of its next few ancestors sets a background of its own."""
+    current: LexborNode | None = node
+    for _ in range(12):
+        if current is None or current.tag in {"html", "-undef"}:
+            return False
+        attributes = current.attributes
+        if attributes.get("bgcolor") or attributes.get("background"):
+            return True
+        if _BACKGROUND.search(attributes.get("style") or ""):
+            return True
+        current = current.parent
+    return True  # too deep to tell: in doubt the text counts as visible
+
+
+def _tidy(text: str) -> str:
+    return _BLANK_LINES.sub("\n", _BLANKS.sub(" ", text)).strip()

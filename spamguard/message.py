@@ -1,0 +1,504 @@
+"""What a message is: its envelope, and what can be read of its bytes.
+
+`parse_message` never raises and its cost is bounded whatever the bytes are: it looks at the
+first `MAX_PARSED_BYTES`, at so many header fields, parts and levels, and says in `defects`
+what it left out. MIME structure is split here and not by `email.parser`, whose cost grows
+with depth times lines and which raises RecursionError on deep nesting; header parameters,
+encoded words, addresses and transfer encodings are the standard library's.
+
+What the model reads of all this is `model_input.py`; how HTML becomes text is `html.py`.
+"""
+
+import binascii
+import email.header
+import email.message
+import email.utils
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from spamguard import html
+
+# Limits. Each bounds the work that one message can cause; typical mail is far below.
+MAX_PARSED_BYTES = 512 * 1024  # text stands before attachments in practice
+MAX_HEADER_BYTES = 64 * 1024  # of one header section; the largest honest ones are near 20 KB
+MAX_HEADER_FIELDS = 400
+MAX_FIELD_BYTES = 2048  # of one field's value: names, subjects, parameters fit ten times
+MAX_PARTS = 100  # leaves and multiparts together
+MAX_DEPTH = 16  # nested multiparts and attached messages
+MAX_TEXT_CHARS = 64 * 1024  # of plain text kept, over all parts
+MAX_HTML_CHARS = 256 * 1024  # of HTML source read, over all parts
+MAX_LINKS = 64
+MAX_ATTACHMENTS = 16
+
+# Codecs that are no character sets, or whose cost is not linear in their input.
+_REFUSED_CHARSETS = frozenset(
+    {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "utf_7", "utf-7"}
+)
+_URL = re.compile(r"\bhttps?://[^\s<>\"')\]]{4,}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """The SMTP side of a message, as far as the frontend was told.
+
+    Attributes:
+        frontend: which door it came through: milter, smtp, scan.
+        reverse_path: MAIL FROM without angle brackets; "" is the null reverse path.
+        recipients: RCPT TO without angle brackets, in order.
+        queue_id: the MTA's id, or "".
+        client_ip: the SMTP client's address, or None when the MTA did not say.
+        client_name: its name, or "".
+        helo: what it said at HELO, or "".
+        authenticated_user: the SASL login, or "".
+        received_at: seconds since the epoch.
+    """
+
+    frontend: str
+    reverse_path: str
+    recipients: tuple[str, ...]
+    queue_id: str = ""
+    client_ip: str | None = None
+    client_name: str = ""
+    helo: str = ""
+    authenticated_user: str = ""
+    received_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedMessage:
+    """What could be read of a message. All text is decoded; nothing is normalised yet.
+
+    Attributes:
+        fingerprint: hash of the content, see `fingerprint_of`.
+        message_id: the Message-ID field, or "".
+        headers: (lower-case name, unfolded value) of the top header section, in order.
+        text: text/plain parts, joined.
+        html_text: visible text of the text/html parts, joined.
+        links: links of HTML and plain text, in order, without repeats.
+        attachment_types: file extensions or MIME subtypes of what is attached.
+        hidden_text: whether HTML text was found that no reader sees.
+        defects: short words for what is wrong with the form or was left out.
+        truncated: whether any limit cut something off.
+    """
+
+    fingerprint: str
+    message_id: str
+    headers: tuple[tuple[str, str], ...]
+    text: str
+    html_text: str
+    links: tuple[html.Link, ...]
+    attachment_types: tuple[str, ...]
+    hidden_text: bool
+    defects: tuple[str, ...]
+    truncated: bool
+
+    def header(self, name: str) -> str:
+        """Return the first field of that name with encoded words decoded, or ""."""
+        return next((decode_words(v) for n, v in self.headers if n == name), "")
+
+    def address(self, name: str) -> tuple[str, str]:
+        """Return (display name, address) of the first address in a field, or ("", "")."""
+        value = next((v for n, v in self.headers if n == name), "")
+        display_name, address = email.utils.parseaddr(value)
+        if not address and "@" in value:  # e.g. an unquoted comma or colon in the name
+            found = re.search(r"[^\s<>,;\"]+@[^\s<>,;\"]+", value)
+            address = found.group() if found else ""
+            display_name = display_name or value.partition("<")[0]
+        return decode_words(display_name).strip(' "'), address
+
+    @property
+    def from_domain(self) -> str:
+        """Domain of the From address in lower case, or ""."""
+        return self.address("from")[1].rpartition("@")[2].lower().strip(".> ")
+
+    @property
+    def authentication_results(self) -> tuple[str, ...]:
+        """The topmost Authentication-Results fields, at most four."""
+        return tuple(v for n, v in self.headers if n == "authentication-results")[:4]
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What the walk over the parts has gathered so far."""
+
+    text: list[str] = field(default_factory=list)
+    html: list[str] = field(default_factory=list)
+    attachment_types: list[str] = field(default_factory=list)
+    defects: dict[str, None] = field(default_factory=dict)  # an ordered set
+    text_chars: int = 0
+    html_chars: int = 0
+    parts: int = 0
+    truncated: bool = False
+
+    def cut(self, defect: str) -> None:
+        self.defects[defect] = None
+        self.truncated = True
+
+
+def parse_message(raw: bytes) -> ParsedMessage:
+    """Read a message as far as its limits allow. Never raises; see the module's text."""
+    found = _Findings()
+    if len(raw) > MAX_PARSED_BYTES:
+        found.cut("large")
+    head = raw[:MAX_PARSED_BYTES]
+    if b"\0" in head:
+        found.defects["nul"] = None
+        head = head.replace(b"\0", b"")
+    fields, body = _split_section(head, found)
+    if not fields:
+        found.defects["no-header"] = None
+    _walk(fields, body, found)
+
+    plain = "\n".join(found.text)
+    page = html.extract("\n".join(found.html)) if found.html else html.EMPTY
+    for defect in page.defects:
+        found.defects[defect] = None
+    links = list(page.links)
+    for match in _URL.finditer(plain[:MAX_TEXT_CHARS]):
+        if len(links) >= MAX_LINKS:
+            break
+        links.append(html.Link(domain=html.domain_of(match.group()), shown_domain=""))
+    subject = next((v for n, v in fields if n == "subject"), "")
+    visible = page.text or plain
+    return ParsedMessage(
+        fingerprint=fingerprint_of(subject, visible) if visible.strip() else _raw_hash(raw),
+        message_id=next((v.strip() for n, v in fields if n == "message-id"), "")[:250],
+        headers=tuple(fields),
+        text=plain,
+        html_text=page.text,
+        links=tuple(dict.fromkeys(links))[:MAX_LINKS],
+        attachment_types=tuple(dict.fromkeys(found.attachment_types))[:MAX_ATTACHMENTS],
+        hidden_text=page.hidden_text,
+        defects=tuple(found.defects),
+        truncated=found.truncated or page.truncated,
+    )
+
+
+_NOT_LETTER = re.compile(r"[\W\d_]+")
+
+
+def fingerprint_of(subject: str, text: str) -> str:
+    """Return 32 hex digits naming the content: letters only, case and layout ignored.
+
+    Two deliveries of one mailing share it even when amounts, dates or numbers differ.
+    """
+    letters = _NOT_LETTER.sub("", f"{subject}\n{text}").casefold()
+    return hashlib.sha256(letters.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _raw_hash(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()[:32]
+
+
+# -- structure -------------------------------------------------------------------------------
+
+_FIELD_NAME = re.compile(rb"[!-9;-~]{1,200}[ \t]*:")  # RFC 5322 section 2.2: printable but ":"
+
+
+def _split_section(data: bytes, found: _Findings) -> tuple[list[tuple[str, str]], bytes]:
+    """Split data into header fields (lower-case name, unfolded value) and body.
+
+    The first line that is neither a field nor a continuation ends the header section, as
+    mail readers do it; an mbox "From " line before the first field is skipped.
+    """
+    fields: list[tuple[str, str]] = []
+    name, value, size = "", b"", 0
+    position = 0
+    if data.startswith((b"From ", b">From ")):
+        position = data.find(b"\n") + 1 or len(data)
+    while position < len(data):
+        end = data.find(b"\n", position)
+        end = len(data) if end < 0 else end
+        line = data[position:end].rstrip(b"\r")
+        if not line:
+            position = end + 1
+            break
+        if line[:1] in b" \t" and name:
+            if len(value) < MAX_FIELD_BYTES:
+                value += b" " + line.strip()
+        elif matched := _FIELD_NAME.match(line[:210]):
+            if name:
+                fields.append((name, _field_text(value, found)))
+            name = matched.group()[:-1].rstrip().decode("ascii").lower()
+            value = line[matched.end() :].strip()
+        else:
+            if name or fields:
+                found.defects["header"] = None
+            break
+        size += end - position
+        position = end + 1
+        if size > MAX_HEADER_BYTES or len(fields) >= MAX_HEADER_FIELDS:
+            found.cut("header-size")
+            position = _end_of_section(data, position)
+            break
+    if name:
+        fields.append((name, _field_text(value, found)))
+    return fields, data[position:]
+
+
+def _end_of_section(data: bytes, position: int) -> int:
+    """Return where the body begins when the rest of the header section is skipped."""
+    matched = re.compile(rb"\r?\n\r?\n").search(data, max(0, position - 2))
+    return matched.end() if matched else len(data)
+
+
+def _field_text(value: bytes, found: _Findings) -> str:
+    if len(value) > MAX_FIELD_BYTES:
+        found.defects["field-size"] = None  # DKIM and References do this; the text is whole
+        value = value[:MAX_FIELD_BYTES]
+    try:
+        return value.decode("ascii")
+    except UnicodeDecodeError:
+        pass
+    try:
+        return value.decode("utf-8")  # RFC 6532
+    except UnicodeDecodeError:
+        found.defects["raw-8bit-header"] = None
+        return value.decode("latin-1")
+
+
+def _walk(fields: list[tuple[str, str]], body: bytes, found: _Findings) -> None:
+    """Visit the parts depth first, in order, with an explicit stack."""
+    stack: list[tuple[list[tuple[str, str]], bytes, int]] = [(fields, body, 0)]
+    while stack:
+        fields, body, depth = stack.pop()
+        found.parts += 1
+        if found.parts > MAX_PARTS:
+            found.cut("parts")
+            return
+        part = _part_header(fields)
+        content_type = part.get_content_type()
+        if content_type.startswith("multipart/"):
+            boundary = _boundary(part)
+            pieces = _split_parts(body, boundary, found) if boundary else []
+            if not pieces:
+                found.defects["boundary"] = None
+                _leaf(part, "text/plain", body, found)
+            elif depth >= MAX_DEPTH:
+                found.cut("depth")
+            else:
+                sections = (_split_section(piece, found) for piece in pieces)
+                stack.extend(reversed([(f, b, depth + 1) for f, b in sections]))
+        elif content_type == "message/rfc822" and depth < MAX_DEPTH:
+            found.attachment_types.append("message")
+            inner, inner_body = _split_section(_decode_transfer(part, body, found), found)
+            subject = next((decode_words(v) for n, v in inner if n == "subject"), "")
+            found.text.append(subject)
+            stack.append((inner, inner_body, depth + 1))
+        else:
+            _leaf(part, content_type, body, found)
+
+
+def _part_header(fields: Iterable[tuple[str, str]]) -> email.message.Message:
+    """Let the standard library read the parameters of the three fields that matter."""
+    part = email.message.Message()
+    for name in ("content-type", "content-disposition", "content-transfer-encoding"):
+        value = next((v for n, v in fields if n == name), None)
+        if value is not None:
+            part[name] = value
+    return part
+
+
+def _boundary(part: email.message.Message) -> str:
+    try:
+        return part.get_boundary("") or ""
+    except (ValueError, LookupError):
+        return ""
+
+
+def _split_parts(body: bytes, boundary: str, found: _Findings) -> list[bytes]:
+    """Split at the delimiter lines of RFC 2046 section 5.1.1, leaving out the preamble."""
+    quoted = re.escape(boundary.encode("utf-8", "replace"))
+    delimiter = re.compile(rb"(?:\A|\r?\n)--" + quoted + rb"(--)?[ \t]*(?=\r?\n|\Z)")
+    pieces: list[bytes] = []
+    start = -1
+    for matched in delimiter.finditer(body):
+        if start >= 0:
+            pieces.append(_without_line_break(body[start : matched.start()]))
+        start = matched.end()
+        if matched.group(1):
+            return pieces
+        if len(pieces) >= MAX_PARTS:
+            found.cut("parts")
+            return pieces
+    if start >= 0:  # the closing delimiter is missing: cut off, or forgotten
+        pieces.append(_without_line_break(body[start:]))
+        found.defects["unclosed"] = None
+    return pieces
+
+
+def _without_line_break(piece: bytes) -> bytes:
+    """Drop the line break that ends the delimiter line."""
+    return piece[2:] if piece.startswith(b"\r\n") else piece[1:]
+
+
+def _leaf(part: email.message.Message, content_type: str, body: bytes, found: _Findings) -> None:
+    disposition = (part.get_content_disposition() or "").lower()
+    try:
+        filename = part.get_filename("") or ""
+    except (ValueError, LookupError):
+        filename = ""
+    is_text = content_type in {"text/plain", "text/html", "text/calendar"} or (
+        content_type.startswith(("text/", "message/")) and not filename
+    )
+    if disposition == "attachment" or not is_text or filename:
+        extension = filename.rpartition(".")[2].lower()
+        subtype = content_type.partition("/")[2]
+        kind = extension if 0 < len(extension) <= 5 and extension.isalnum() else subtype
+        found.attachment_types.append(kind[:16])
+        if disposition == "attachment" or not is_text:
+            return
+    room = MAX_HTML_CHARS - found.html_chars
+    if content_type != "text/html":
+        room = MAX_TEXT_CHARS - found.text_chars
+    if room <= 0:
+        found.cut("text-size")
+        return
+    # Four encoded bytes at most for one character that is kept (base64 of UTF-16; RFC 2045).
+    if len(body) > 4 * room:
+        body = body[: 4 * room]
+        found.cut("text-size")
+    text = _decode_charset(part, _decode_transfer(part, body, found), found)
+    if len(text) > room:
+        text = text[:room]
+        found.cut("text-size")
+    if content_type == "text/html":
+        found.html.append(text)
+        found.html_chars += len(text)
+    else:
+        found.text.append(text)
+        found.text_chars += len(text)
+
+
+_NOT_BASE64 = bytes(set(range(256)) - set(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+))  # fmt: skip
+
+
+def _decode_transfer(part: email.message.Message, body: bytes, found: _Findings) -> bytes:
+    encoding = str(part.get("content-transfer-encoding", "")).strip().lower()
+    if encoding == "quoted-printable":
+        return binascii.a2b_qp(body)
+    if encoding == "base64":
+        # Tolerant as mail readers are: other characters are skipped (RFC 2045 section 6.8).
+        clean = body.translate(None, _NOT_BASE64)
+        if len(clean) < 0.9 * len(body.translate(None, b"\r\n= \t")):
+            found.defects["base64"] = None
+        whole = len(clean) - len(clean) % 4
+        rest = clean[whole:]
+        if len(rest) == 1:
+            rest = b""
+        return binascii.a2b_base64(clean[:whole] + rest + b"=" * (-len(rest) % 4))
+    return body
+
+
+def _decode_charset(part: email.message.Message, data: bytes, found: _Findings) -> str:
+    try:
+        declared = (part.get_content_charset("") or "").lower()
+    except (ValueError, LookupError):
+        declared = ""
+    if declared in _REFUSED_CHARSETS:
+        found.defects["charset"] = None
+        declared = ""
+    if declared and declared not in {"us-ascii", "ascii", "utf-8"}:
+        # GB2312 is declared for what is GBK in practice; GB18030 reads both.
+        codec = "gb18030" if declared in {"gb2312", "gbk"} else declared
+        try:
+            return data.decode(codec)
+        except (UnicodeDecodeError, LookupError, ValueError):
+            found.defects["charset"] = None
+    return _guess_charset(data, declared, found)
+
+
+def _guess_charset(data: bytes, declared: str, found: _Findings) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start > len(data) - 4 and error.start > 0:  # cut inside the last character
+            return data.decode("utf-8", "ignore")
+        found.defects["charset"] = None
+    for codec in (declared, "iso-2022-jp" if b"\x1b$" in data else ""):
+        if codec and codec not in {"us-ascii", "ascii", "utf-8"}:
+            try:
+                return data.decode(codec, "replace")
+            except (LookupError, ValueError):
+                continue
+    return data.decode("cp1252", "replace")
+
+
+def decode_words(value: str) -> str:
+    """Decode the encoded words of a header value (RFC 2047); broken ones stay as they are."""
+    if "=?" not in value:
+        return value
+    try:
+        chunks = email.header.decode_header(value[:MAX_FIELD_BYTES])
+    except (email.errors.HeaderParseError, ValueError, binascii.Error):
+        return value
+    words = []
+    for chunk, charset in chunks:
+        if isinstance(chunk, str):
+            words.append(chunk)
+            continue
+        codec = (charset or "utf-8").lower()
+        if codec in _REFUSED_CHARSETS:
+            codec = "latin-1"
+        try:
+            words.append(
+                chunk.decode("gb18030" if codec in {"gb2312", "gbk"} else codec, "replace")
+            )
+        except (LookupError, ValueError):
+            words.append(chunk.decode("latin-1"))
+    return "".join(words)
+
+
+# -- editing ---------------------------------------------------------------------------------
+
+
+def edit_headers(
+    raw: bytes,
+    *,
+    delete: Iterable[str] = (),
+    add: Iterable[tuple[str, str]] = (),
+    subject_prefix: str = "",
+) -> bytes:
+    """Return the message with header fields changed and every other byte as it was.
+
+    Args:
+        raw: the whole message.
+        delete: names of fields to remove from the top header section, wherever they stand.
+        add: (name, value) pairs to put before the first field, in this order; one line each.
+        subject_prefix: put before the Subject's value; a message without Subject gets one.
+    """
+    line_end = b"\n" if raw.find(b"\r\n") < 0 and b"\n" in raw else b"\r\n"
+    names = {name.lower().encode() for name in delete}
+    new = b"".join(f"{name}: {value}".encode() + line_end for name, value in add)
+    prefix = subject_prefix.encode()
+    kept: list[bytes] = []
+    position, drop, has_subject = 0, False, False
+    while position < len(raw):
+        end = raw.find(b"\n", position) + 1 or len(raw)
+        line = raw[position:end]
+        if line[:1] in (b" ", b"\t") and (kept or drop):
+            if not drop:
+                kept.append(line)
+        elif matched := _FIELD_NAME.match(line[:210]):
+            name = matched.group()[:-1].rstrip().lower()
+            drop = name in names
+            if name == b"subject" and prefix and not has_subject:
+                has_subject = True
+                line = matched.group() + b" " + prefix + line[matched.end() :].lstrip(b" \t")
+            if not drop:
+                kept.append(line)
+        elif not kept and not drop and line.startswith(b"From "):
+            new = line + new  # an mbox line stays first
+        else:
+            break
+        position = end
+    if prefix and not has_subject:
+        kept.append(b"Subject: " + prefix.rstrip() + line_end)
+    rest = raw[position:]
+    if rest and not rest.startswith((b"\r\n", b"\n")):
+        rest = line_end + rest  # a body without the empty line before it
+    return new + b"".join(kept) + rest

@@ -1,0 +1,1 @@
+"""Model versions on disk and the processes that score with them. No torch in here."""

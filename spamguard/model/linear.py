@@ -9,6 +9,7 @@ Weights are one float32 vector of 2**`bits`, indexed by a hash (Weinberger et al
 "Feature Hashing for Large Scale Multitask Learning"); learning is AdaGrad (Duchi et al. 2011).
 """
 
+import itertools
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,7 @@ def features(text: str, bits: int = DEFAULT_BITS) -> npt.NDArray[np.uint32]:
     mask = (1 << bits) - 1
     subject, _, _ = text.partition("\n")
     words = _TOKEN.findall(text[:MAX_CHARS].casefold())
-    names = [*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))]
+    names = [*words, *(f"{a} {b}" for a, b in itertools.pairwise(words))]
     names += [f"subject:{word}" for word in _TOKEN.findall(subject[:200].casefold())]
     hashes = [zlib.crc32(name.encode("utf-8", "surrogatepass")) & mask for name in names]
     return np.unique(np.array(hashes, dtype=np.uint32))

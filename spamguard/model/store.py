@@ -1,0 +1,201 @@
+"""Model versions on disk: what a version is made of, which one is current, is it intact.
+
+A version is a directory with a `manifest.json` that names every other file and its SHA-256.
+Weights are ONNX or safetensors, never pickles. `models/current` holds the name of the version
+in use, one line, replaced atomically; without it the version shipped in the package serves.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spamguard.errors import ModelCorruptError, ModelLoadError
+from spamguard.verdict import Thresholds
+
+FORMAT = 1  # of the version directory; raised when an older daemon could not read a newer one
+MANIFEST = "manifest.json"
+NETWORK_FILE = "model.int8.onnx"
+TOKENIZER_FILE = "tokenizer.json"
+CALIBRATION_FILE = "calibration.json"
+LINEAR_FILE = "linear.safetensors"
+WEIGHTS_FILE = "model.safetensors"  # what retraining starts from; not needed to judge
+ENCODER_FILE = "config.json"  # the encoder's shape, for retraining
+SHIPPED = Path(__file__).resolve().parent.parent / "models" / "default"
+
+_VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """One version directory, its manifest read.
+
+    Attributes:
+        name: the version's name; it stands in header fields and logs.
+        path: its directory.
+        max_tokens: the BERT's window.
+        thresholds: where unsure and spam begin for this version's scores.
+        manifest: everything else as written, for people and for the gate.
+    """
+
+    name: str
+    path: Path
+    max_tokens: int
+    thresholds: Thresholds
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "ModelVersion":
+        """Read a version's manifest; `verify` checks the other files.
+
+        Raises:
+            ModelLoadError: it is missing, malformed, or of a newer format.
+        """
+        manifest_path = path / MANIFEST
+        try:
+            manifest = json.loads(manifest_path.read_text("utf-8"))
+            if manifest["format"] != FORMAT:
+                raise ModelLoadError(
+                    f"{manifest_path}: format {manifest['format']!r}: expected {FORMAT}"
+                )
+            name = manifest["version"]
+            if not _VERSION_NAME.fullmatch(name):
+                raise ModelLoadError(f"{manifest_path}: version {name!r}: not a plain name")
+            return cls(
+                name=name,
+                path=path,
+                max_tokens=int(manifest["max_tokens"]),
+                thresholds=Thresholds(**manifest["thresholds"]),
+                manifest=manifest,
+            )
+        except OSError as error:
+            raise ModelLoadError(f"{manifest_path}: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelLoadError(f"{manifest_path}: expected a model manifest: {error}") from error
+
+    def verify(self) -> None:
+        """Compare every file with its checksum.
+
+        Raises:
+            ModelCorruptError: a file differs.
+            ModelLoadError: a file is missing or unreadable.
+        """
+        for name, expected in self.manifest["files"].items():
+            path = self.path / name
+            try:
+                found = _sha256(path)
+            except OSError as error:
+                raise ModelLoadError(f"{path}: {error.strerror or error}") from error
+            if found != expected:
+                raise ModelCorruptError(
+                    f"{path}: SHA-256 {found[:16]}…, the manifest says {expected[:16]}…"
+                )
+
+
+class ModelStore:
+    """The versions of one state directory, and the one that ships with the package.
+
+    Args:
+        directory: usually ``/var/lib/spamguard/models``; need not exist.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @property
+    def current_file(self) -> Path:
+        """The file whose replacement promotes a version; watch its directory."""
+        return self.directory / "current"
+
+    def current(self) -> ModelVersion:
+        """Return the version in use.
+
+        Raises:
+            ModelLoadError: `current` names a version that cannot be read.
+        """
+        try:
+            name = self.current_file.read_text("utf-8").strip()
+        except FileNotFoundError:
+            return ModelVersion.read(SHIPPED)
+        except OSError as error:
+            raise ModelLoadError(f"{self.current_file}: {error.strerror or error}") from error
+        return self.get(name)
+
+    def get(self, name: str) -> ModelVersion:
+        """Return a version by name, by directory path, or "default" for the shipped one.
+
+        Raises:
+            ModelLoadError: there is none.
+        """
+        if name == "default":
+            return ModelVersion.read(SHIPPED)
+        if "/" in name:
+            return ModelVersion.read(Path(name))
+        if not _VERSION_NAME.fullmatch(name):
+            raise ModelLoadError(f"{self.current_file}: {name!r} is not a version's name")
+        shipped = self._shipped()
+        if shipped is not None and shipped.name == name and not (self.directory / name).exists():
+            return shipped
+        return ModelVersion.read(self.directory / name)
+
+    def versions(self) -> list[ModelVersion]:
+        """Return all readable versions, the shipped one first, then by name."""
+        shipped = self._shipped()
+        found = [shipped] if shipped is not None else []
+        if self.directory.is_dir():
+            for manifest in sorted(self.directory.glob(f"*/{MANIFEST}")):
+                try:
+                    found.append(ModelVersion.read(manifest.parent))
+                except ModelLoadError:
+                    continue
+        return found
+
+    def promote(self, name: str) -> None:
+        """Make a version the current one: verified, written, synced, renamed.
+
+        Raises:
+            ModelError: the version is not intact.
+        """
+        self.get(name).verify()
+        part = self.current_file.with_suffix(".part")
+        with part.open("w", encoding="utf-8") as stream:
+            stream.write(f"{name}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(self.current_file)
+        directory = os.open(self.directory, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def _shipped(self) -> ModelVersion | None:
+        try:
+            return ModelVersion.read(SHIPPED)
+        except ModelLoadError:
+            return None
+
+
+def write_manifest(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write a version's manifest last, with the checksum of every file that is there."""
+    files = {
+        file.name: _sha256(file)
+        for file in sorted(path.iterdir())
+        if file.is_file() and file.name not in {MANIFEST, "CARD.md"}
+    }
+    manifest = {"format": FORMAT, **fields, "files": files}
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=False)
+    (path / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,149 @@
+"""The figures by which a filter is judged. Pure numpy; no torch.
+
+Accuracy alone says nothing about a filter: at 50 % spam one that holds 1 % of the good mail
+has 99 %. What counts is how much spam is caught when so much ham may be flagged.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Scores = npt.NDArray[np.float64]
+Truth = npt.NDArray[np.bool_]
+
+FIXED_FALSE_POSITIVE_RATES = (0.001, 0.005, 0.01)
+_Z95 = 1.959964  # two-sided 95 % of the normal distribution
+_CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """How well scores separate spam from ham on one set of messages. Rates are 0 to 1.
+
+    Attributes:
+        ham, spam: how many messages.
+        one_minus_roca_percent: (1 - area under the ROC curve) in percent, as in the TREC spam
+            track (Cormack 2007); None unless both classes are there.
+        caught_at: share of spam above the score that so much of the ham exceeds, for each of
+            `FIXED_FALSE_POSITIVE_RATES`; empty unless both classes are there.
+        false_positive_rate: ham at or above the spam threshold.
+        flagged_rate: ham at or above the unsure threshold.
+        recall: spam at or above the spam threshold.
+        recall_unsure: spam at or above the unsure threshold.
+        precision, f1, accuracy: at the spam threshold, with the set's own share of spam.
+        lam_percent: logistic average misclassification at the spam threshold, in percent.
+        expected_calibration_error: Guo et al. 2017, 15 equal bins.
+    """
+
+    ham: int
+    spam: int
+    one_minus_roca_percent: float | None
+    caught_at: tuple[float, ...]
+    false_positive_rate: float
+    flagged_rate: float
+    recall: float
+    recall_unsure: float
+    precision: float
+    f1: float
+    accuracy: float
+    lam_percent: float
+    expected_calibration_error: float
+
+
+def figures(
+    scores: Scores, is_spam: Truth, *, unsure_threshold: float, spam_threshold: float
+) -> Figures:
+    """Compute all figures for spam probabilities and the truth, both of shape (messages,)."""
+    ham, spam = scores[~is_spam], scores[is_spam]
+    both = bool(ham.size and spam.size)
+    called = scores >= spam_threshold
+    true_positives = int((called & is_spam).sum())
+    false_positive_rate = _mean(ham >= spam_threshold)
+    recall = _mean(spam >= spam_threshold)
+    precision = true_positives / max(1, int(called.sum()))
+    return Figures(
+        ham=ham.size,
+        spam=spam.size,
+        one_minus_roca_percent=one_minus_roca_percent(scores, is_spam) if both else None,
+        caught_at=tuple(caught_at(ham, spam, rate) for rate in FIXED_FALSE_POSITIVE_RATES)
+        if both
+        else (),
+        false_positive_rate=false_positive_rate,
+        flagged_rate=_mean(ham >= unsure_threshold),
+        recall=recall,
+        recall_unsure=_mean(spam >= unsure_threshold),
+        precision=precision,
+        f1=2 * precision * recall / max(1e-12, precision + recall),
+        accuracy=_mean(called == is_spam),
+        lam_percent=lam_percent(
+            int((ham >= spam_threshold).sum()),
+            ham.size,
+            int((spam < spam_threshold).sum()),
+            spam.size,
+        ),
+        expected_calibration_error=expected_calibration_error(scores, is_spam),
+    )
+
+
+def _mean(values: npt.NDArray[np.bool_]) -> float:
+    return float(values.mean()) if values.size else 0.0
+
+
+def one_minus_roca_percent(scores: Scores, is_spam: Truth) -> float:
+    """Return 100 times the chance that a ham message scores above a spam one (ties half)."""
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    ranks = np.empty(scores.size)
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    ends = np.r_[starts[1:], scores.size]
+    ranks[order] = np.repeat((starts + ends - 1) / 2 + 1, ends - starts)
+    spam = int(is_spam.sum())
+    ham = scores.size - spam
+    area = (ranks[is_spam].sum() - spam * (spam + 1) / 2) / (spam * ham)
+    return float(100 * (1 - area))
+
+
+def threshold_at(ham: Scores, false_positive_rate: float) -> float:
+    """Return the lowest threshold above which at most that share of the ham scores."""
+    allowed = int(ham.size * false_positive_rate)
+    return float(np.nextafter(np.sort(ham)[::-1][allowed], np.inf))
+
+
+def caught_at(ham: Scores, spam: Scores, false_positive_rate: float) -> float:
+    """Return the share of spam above the threshold that so much of the ham exceeds."""
+    return _mean(spam >= threshold_at(ham, false_positive_rate))
+
+
+def lam_percent(ham_errors: int, ham: int, spam_errors: int, spam: int) -> float:
+    """Return the logistic average misclassification in percent (TREC spam track), smoothed."""
+
+    def logit(errors: int, total: int) -> float:
+        rate = (errors + 0.5) / (total + 1)
+        return float(np.log(rate / (1 - rate)))
+
+    middle = (logit(ham_errors, ham) + logit(spam_errors, spam)) / 2
+    return float(100 / (1 + np.exp(-middle)))
+
+
+def expected_calibration_error(scores: Scores, is_spam: Truth) -> float:
+    """Return the mean distance of score and frequency over 15 equal bins."""
+    if not scores.size:
+        return 0.0
+    bins = np.minimum((scores * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
+    error = 0.0
+    for index in np.unique(bins):
+        members = bins == index
+        error += abs(float(scores[members].mean()) - _mean(is_spam[members])) * members.mean()
+    return float(error)
+
+
+def wilson(successes: int, total: int) -> tuple[float, float]:
+    """Return the 95 % interval of a rate (Wilson 1927); (0, 1) for nothing seen."""
+    if total == 0:
+        return 0.0, 1.0
+    rate = successes / total
+    denominator = 1 + _Z95**2 / total
+    centre = (rate + _Z95**2 / (2 * total)) / denominator
+    margin = _Z95 * np.sqrt(rate * (1 - rate) / total + _Z95**2 / (4 * total**2)) / denominator
+    return max(0.0, float(centre - margin)), min(1.0, float(centre + margin))

@@ -1,0 +1,347 @@
+"""The composition root: builds every object, starts and stops them. Read it top to bottom.
+
+Nothing is decided here but order: state directory, database, model, scorers, doors. Stopping
+goes the other way round: doors close, transactions in flight finish, then the scorers go.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from watchdog.events import FileMovedEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+import spamguard
+from spamguard.config import Config
+from spamguard.database import migrate
+from spamguard.errors import ConfigError, ModelError, SpamGuardError, StoreError
+from spamguard.filter import Filter
+from spamguard.frontends.control import ControlServer
+from spamguard.frontends.milter import MilterServer
+from spamguard.frontends.smtp import SmtpServer
+from spamguard.model.pool import ScorerPool
+from spamguard.model.scorer import WARM_UP_MESSAGE
+from spamguard.model.store import ModelStore, ModelVersion
+from spamguard.next_hop import NextHop
+from spamguard.observe import Metrics
+from spamguard.quarantine import QuarantineStore
+
+log = logging.getLogger(__name__)
+
+EXPIRY_HOURS = 6  # between looks at what the quarantine no longer keeps
+_DAY_SECONDS = 86_400
+
+
+class _Door(Protocol):
+    """What milter and SMTP server have in common."""
+
+    async def start_tcp(self, host: str, port: int) -> tuple[str, int]: ...
+    async def start_unix(self, path: Path, mode: int) -> None: ...
+    async def drain(self, deadline_seconds: float) -> None: ...
+
+
+class Daemon:
+    """Everything that runs, for one configuration.
+
+    Args:
+        config: the settings.
+        reload_config: reads them again, for SIGHUP.
+        clock: wall clock, seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        reload_config: Callable[[], Config],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.config = config
+        self._reload_config = reload_config
+        self._clock = clock
+        self._started_at = clock()
+        self.metrics = Metrics()
+        self.store = ModelStore(config.paths.models)
+        self.quarantine = QuarantineStore(
+            config.paths.quarantine, config.paths.database, clock=clock
+        )
+        self.addresses: dict[str, list[str]] = {}
+        self._doors: list[_Door] = []
+        self._stop = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._lock_file: IO[str] | None = None
+
+    async def run(self, on_ready: Callable[[], None] | None = None) -> None:
+        """Start everything, serve until `stop`, stop everything.
+
+        Args:
+            on_ready: called once the doors are open and a message has been judged.
+
+        Raises:
+            ModelError: the model cannot be used.
+            StoreError: the state directory or database cannot be used.
+            ConfigError: an address cannot be listened on.
+        """
+        self._prepare_state()
+        self.pool = self._build_pool(self._wanted_version())
+        self.filter = self._build_filter()
+        loop = asyncio.get_running_loop()
+        for name, handler in (
+            (signal.SIGTERM, self.stop),
+            (signal.SIGINT, self.stop),
+            (signal.SIGHUP, self._on_hangup),
+        ):
+            loop.add_signal_handler(name, handler)
+        control = ControlServer({"status": self.status, "reload": self.reload})
+        scheduler = AsyncIOScheduler()
+        observer = Observer()
+        try:
+            await self.pool.start()
+            await self.pool.score(WARM_UP_MESSAGE, timeout_seconds=60)
+            await self._open_doors()
+            await self._start_control(control)
+            self._watch_models(observer, loop)
+            scheduler.add_job(self._expire, "interval", hours=EXPIRY_HOURS)
+            scheduler.start()
+            log.info("ready", extra={"model": self.pool.version.name, **self._joined_addresses()})
+            if on_ready:
+                on_ready()
+            await self._stop.wait()
+            log.info("stopping")
+        finally:
+            await control.stop()
+            drain = self.config.drain_seconds
+            await asyncio.gather(*(door.drain(drain) for door in self._doors))
+            if scheduler.running:
+                scheduler.shutdown(wait=False)
+            if observer.is_alive():
+                observer.stop()
+                await asyncio.to_thread(observer.join)
+            await self.pool.stop()
+            self._release_state()
+            log.info("stopped")
+
+    def stop(self) -> None:
+        """Begin to stop; `run` returns when transactions in flight are through."""
+        self._stop.set()
+
+    # -- starting ----------------------------------------------------------------------------
+
+    def _prepare_state(self) -> None:
+        """Create the state directory, take its lock, migrate, tidy up after a crash."""
+        state = self.config.paths.state
+        os.umask(0o077)
+        try:
+            self.config.paths.models.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.config.paths.quarantine.mkdir(exist_ok=True, mode=0o700)
+            self._lock_file = (state / "daemon.lock").open("w")
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(f"{state}: another daemon uses this state directory") from error
+        except OSError as error:
+            raise StoreError(f"{state}: {error.strerror or error}") from error
+        migrate(self.config.paths.database)
+        if removed := self.quarantine.recover():
+            log.warning("removed unfinished quarantine files", extra={"count": removed})
+
+    def _release_state(self) -> None:
+        if self._lock_file is not None:
+            self._lock_file.close()
+
+    def _wanted_version(self) -> ModelVersion:
+        wanted = self.config.model.version
+        return self.store.get(wanted) if wanted else self.store.current()
+
+    def _build_pool(self, version: ModelVersion) -> ScorerPool:
+        return ScorerPool(
+            version,
+            workers=self.config.workers,
+            max_waiting=self.config.model.max_waiting,
+            hard_limit_seconds=self.config.model.hard_limit_seconds,
+            metrics=self.metrics,
+        )
+
+    def _build_filter(self) -> Filter:
+        return Filter(
+            self.pool,
+            self.quarantine,
+            policy=self.config.policy.as_policy(),
+            metrics=self.metrics,
+            clock=self._clock,
+            deadline_seconds=self.config.model.deadline_seconds,
+            thresholds=self.config.model.thresholds,
+        )
+
+    async def _open_doors(self) -> None:
+        hostname = socket.gethostname()
+        config = self.config
+        if config.milter.listen:
+            milter = MilterServer(
+                self.filter,
+                metrics=self.metrics,
+                clock=self._clock,
+                max_message_bytes=config.max_message_bytes,
+                idle_timeout_seconds=config.milter.idle_timeout_seconds,
+            )
+            mode = int(config.milter.socket_mode, 8)
+            await self._listen("milter", milter, config.milter.listen, mode)
+        if config.smtp.listen:
+            next_hop = NextHop(
+                config.smtp.next_hop,
+                hostname=hostname,
+                timeout_seconds=config.smtp.next_hop_timeout_seconds,
+            )
+            smtp = SmtpServer(
+                self.filter,
+                next_hop,
+                metrics=self.metrics,
+                clock=self._clock,
+                max_message_bytes=config.max_message_bytes,
+                max_connections=config.smtp.max_connections,
+                xforward_networks=config.smtp.xforward_networks,
+                hostname=hostname,
+            )
+            await self._listen("smtp", smtp, config.smtp.listen, 0o660)
+
+    async def _listen(self, name: str, door: _Door, endpoints: tuple[str, ...], mode: int) -> None:
+        self._doors.append(door)
+        for endpoint in endpoints:
+            try:
+                if endpoint.startswith("unix:"):
+                    await door.start_unix(Path(endpoint.removeprefix("unix:")), mode)
+                    bound = endpoint
+                else:
+                    host, _, port = endpoint.rpartition(":")
+                    address = await door.start_tcp(host.strip("[]"), int(port))
+                    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+                    bound = f"{shown}:{address[1]}"
+            except OSError as error:
+                raise ConfigError(
+                    f"{name}.listen = {endpoint!r}: {error.strerror or error}"
+                ) from error
+            self.addresses.setdefault(name, []).append(bound)
+
+    async def _start_control(self, control: ControlServer) -> None:
+        path = self.config.paths.control_socket
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            await control.start(path)
+        except OSError as error:
+            raise ConfigError(
+                f"paths.control_socket = {str(path)!r}: {error.strerror or error}"
+            ) from error
+
+    def _joined_addresses(self) -> dict[str, str]:
+        return {name: ",".join(bound) for name, bound in self.addresses.items()}
+
+    # -- while running -----------------------------------------------------------------------
+
+    def _on_hangup(self) -> None:
+        task = asyncio.get_running_loop().create_task(self.reload())
+        task.add_done_callback(_log_failure)
+
+    async def reload(self) -> dict[str, Any]:
+        """Read configuration and model again; whatever does not work leaves the old in place.
+
+        Policy, thresholds, deadline and model change at once; listeners, paths and the number
+        of scorers need a restart.
+
+        Raises:
+            ConfigError: the new configuration is wrong.
+            ModelError: the new model does not work.
+        """
+        async with self._reloading:
+            try:
+                config = await asyncio.to_thread(self._reload_config)
+                restart = [
+                    name
+                    for name in ("milter", "smtp", "paths")
+                    if getattr(config, name) != getattr(self.config, name)
+                ]
+                self.config = config
+                self.filter.policy = config.policy.as_policy()
+                self.filter.thresholds = config.model.thresholds
+                self.filter.deadline_seconds = config.model.deadline_seconds
+                version = self._wanted_version()
+                if version.name != self.pool.version.name or version.path != self.pool.version.path:
+                    await self.pool.switch(version)
+            except SpamGuardError as error:
+                self.metrics.count("reload_failures")
+                log.error("reload failed, old settings serve on", extra={"error": str(error)})  # noqa: TRY400
+                raise
+        log.info("reloaded", extra={"model": self.pool.version.name})
+        return {"model": self.pool.version.name, "needs_restart": restart}
+
+    def _watch_models(self, observer: Any, loop: asyncio.AbstractEventLoop) -> None:
+        """Switch when `models/current` is replaced: by a rename, so the directory is watched."""
+        current = str(self.store.current_file)
+
+        class OnReplaced(FileSystemEventHandler):
+            def on_moved(self, event: FileSystemEvent) -> None:
+                if isinstance(event, FileMovedEvent) and event.dest_path == current:
+                    loop.call_soon_threadsafe(on_replaced)
+
+        def on_replaced() -> None:
+            self._on_hangup()
+
+        observer.schedule(OnReplaced(), str(self.store.directory))
+        observer.start()
+
+    async def _expire(self) -> None:
+        """Forget held messages past their retention."""
+        before = self._clock() - self.config.quarantine.retention_days * _DAY_SECONDS
+        try:
+            expired = await asyncio.to_thread(self.quarantine.expire, before=before)
+        except StoreError as error:
+            log.error("expiry failed", extra={"error": str(error)})  # noqa: TRY400
+        else:
+            if expired:
+                log.info("expired held messages", extra={"count": expired})
+
+    async def status(self) -> dict[str, Any]:
+        """Return what `spamguard status` shows."""
+        return {
+            "version": spamguard.__version__,
+            "pid": os.getpid(),
+            "uptime_seconds": round(self._clock() - self._started_at, 1),
+            "model": self.pool.version.name,
+            "thresholds": {
+                "unsure": (self.filter.thresholds or self.pool.thresholds).unsure,
+                "spam": (self.filter.thresholds or self.pool.thresholds).spam,
+            },
+            "scorers": self.pool.process_ids,
+            "waiting": self.pool.waiting,
+            "listening": self.addresses,
+            "counters": self.metrics.snapshot(),
+        }
+
+
+def _log_failure(task: "asyncio.Task[dict[str, Any]]") -> None:
+    """Take the error of a reload that nobody waits for; it has been logged and counted."""
+    with suppress(asyncio.CancelledError, SpamGuardError):
+        task.result()
+
+
+def serve(config: Config, reload_config: Callable[[], Config]) -> None:
+    """Run the daemon until a signal; the body of `spamguard serve`.
+
+    Raises:
+        SpamGuardError: see `Daemon.run`.
+    """
+    asyncio.run(_serve(config, reload_config))
+
+
+async def _serve(config: Config, reload_config: Callable[[], Config]) -> None:
+    await Daemon(config, reload_config).run()
+
+
+__all__ = ["Daemon", "ModelError", "serve"]

@@ -1,0 +1,106 @@
+"""The one SQLite database: opened safely, migrated forward, never by two threads at once.
+
+Whoever needs it opens a connection for one piece of work and closes it again: a connection
+belongs to its thread, and opening one costs less than a millisecond.
+"""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlite_utils import Database, Migrations
+
+from spamguard.errors import StoreError
+
+BUSY_TIMEOUT_SECONDS = 30  # writers wait for each other this long
+
+migrations = Migrations("spamguard")
+
+
+@migrations()
+def held_messages(database: Database) -> None:
+    """Create the index of the quarantine."""
+    database.table("held").create(
+        {
+            "id": str,
+            "state": str,  # held, released, deleted
+            "held_at": float,
+            "changed_at": float,
+            "frontend": str,
+            "queue_id": str,
+            "client_ip": str,
+            "helo": str,
+            "authenticated_user": str,
+            "reverse_path": str,
+            "recipients": str,  # a JSON list
+            "header_from": str,
+            "subject": str,
+            "size": int,
+            "label": str,
+            "spam_probability": float,
+            "model_version": str,
+            "reason": str,
+        },
+        pk="id",
+        not_null={"id", "state", "held_at", "reverse_path", "recipients"},
+    ).create_index(["state", "held_at"])
+
+
+@contextmanager
+def open_database(path: Path) -> Iterator[Database]:
+    """Open the database for one piece of work.
+
+    Raises:
+        StoreError: it cannot be opened or written, or the work fails in SQLite.
+    """
+    connection = None
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS)
+        connection.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut
+        yield Database(connection)
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"{path}: {error}") from error
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def migrate(path: Path) -> None:
+    """Bring the database to this version's schema, creating it when it is not there.
+
+    Before an existing one is changed it is copied to ``NAME.before-MIGRATION``.
+
+    Raises:
+        StoreError: it was written by a newer version, or cannot be changed.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StoreError(f"{path.parent}: {error.strerror or error}") from error
+    is_new = not path.exists()
+    with open_database(path) as database:
+        database.enable_wal()
+        known = {migration.name for migration in migrations._migrations}  # noqa: SLF001
+        applied = {migration.name for migration in migrations.applied(database)}
+        if newer := applied - known:
+            raise StoreError(
+                f"{path}: written by a newer SpamGuard (migration {min(newer)}): "
+                "install that version again, or restore the backup beside the database"
+            )
+        pending = migrations.pending(database)
+        if pending and not is_new and applied:
+            _back_up(database, path.with_name(f"{path.name}.before-{pending[0].name}"))
+        migrations.apply(database)
+    path.chmod(0o600)
+
+
+def _back_up(database: Database, target: Path) -> None:
+    part = target.with_suffix(".part")
+    copy = sqlite3.connect(part)
+    try:
+        database.conn.backup(copy)
+    finally:
+        copy.close()
+    shutil.move(part, target)

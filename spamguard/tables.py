@@ -1,0 +1,245 @@
+"""What the command line shows people: rich tables and progress bars. No decisions in here."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from spamguard.message import parse_message
+from spamguard.model_input import build_model_input
+from spamguard.verdict import Label
+
+if TYPE_CHECKING:
+    from spamguard.model.store import ModelVersion
+    from spamguard.quarantine import HeldMessage
+    from spamguard.scan import Result
+    from spamguard.training.evaluate import Evaluation
+
+_COLOURS = {
+    Label.HAM: "green",
+    Label.UNSURE: "yellow",
+    Label.SPAM: "red",
+    Label.UNSCORED: "magenta",
+}
+_PREVIEW_CHARS = 2000
+
+
+def _table(*columns: str, title: str = "") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    for column in columns:
+        is_number = column.startswith("#")
+        table.add_column(column.lstrip("#"), justify="right" if is_number else "left")
+    return table
+
+
+def coloured(label: str) -> Text:
+    """Return a label in its colour."""
+    return Text(label, style=_COLOURS.get(Label(label), ""))
+
+
+class ScanTable:
+    """Progress while messages are scored, then the table.
+
+    Args:
+        total: how many messages.
+        visible: whether anything is shown at all.
+    """
+
+    def __init__(self, total: int, *, visible: bool) -> None:
+        self._visible = visible
+        self._table = _table("file", "verdict", "#score", "#ms", "note")
+        self._counts: dict[str, int] = {}
+        self._progress = _progress(visible=visible)
+        self._task = self._progress.add_task("scoring", total=total)
+
+    def add(self, result: "Result") -> None:
+        """Add one result."""
+        self._progress.advance(self._task)
+        self._counts[result.label] = self._counts.get(result.label, 0) + 1
+        score = "" if result.spam_probability is None else f"{result.spam_probability:.4f}"
+        milliseconds = "" if result.milliseconds is None else f"{result.milliseconds:.1f}"
+        note = result.error or ("first part only" if result.truncated else "")
+        self._table.add_row(
+            Text(result.path), coloured(result.label), score, milliseconds, Text(note)
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+        if self._visible and kind is None:
+            console = Console(highlight=False)
+            console.print(self._table)
+            console.print(", ".join(f"{n} {label}" for label, n in sorted(self._counts.items())))
+
+
+def _progress(*, visible: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not visible,
+        transient=True,
+    )
+
+
+@contextmanager
+def progress_bar(*, visible: bool) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Yield a factory of callbacks ``(done, total)``, one bar for each description."""
+    with _progress(visible=visible) as progress:
+
+        def bar(description: str) -> Callable[[int, int], None]:
+            task = progress.add_task(description, total=None)
+            return lambda done, total: progress.update(task, completed=done, total=total)
+
+        yield bar
+
+
+def status_table(answer: Mapping[str, Any]) -> RenderableType:
+    """Return what a running daemon says of itself."""
+    table = _table("", "")
+    table.show_header = False
+    listening = answer["listening"]
+    table.add_row("version", f"{answer['version']}, process {answer['pid']}")
+    table.add_row("up", _duration(answer["uptime_seconds"]))
+    thresholds = answer["thresholds"]
+    table.add_row(
+        "model",
+        f"{answer['model']}, unsure from {thresholds['unsure']:.4f}, "
+        f"spam from {thresholds['spam']:.4f}",
+    )
+    table.add_row("scorers", ", ".join(map(str, answer["scorers"])) or "none is up")
+    table.add_row("waiting", str(answer["waiting"]))
+    for name in sorted(listening):
+        table.add_row(name, ", ".join(listening[name]))
+    for name, value in answer["counters"].items():
+        table.add_row(name, f"{value:g}")
+    return table
+
+
+def _duration(seconds: float) -> str:
+    minutes, _ = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h {minutes} min" if days else f"{hours} h {minutes} min"
+
+
+def models_table(versions: Sequence["ModelVersion"], current: "ModelVersion") -> RenderableType:
+    """Return the versions with what their manifests say they measured."""
+    table = _table("", "version", "created", "#1-ROCA %", "#unsure", "#spam", "where")
+    for version in versions:
+        measured = version.manifest.get("measured", {})
+        roca = measured.get("one_minus_roca_percent")
+        table.add_row(
+            "*" if version.path == current.path else "",
+            version.name,
+            str(version.manifest.get("created", "")),
+            "" if roca is None else f"{roca:.2f}",
+            f"{version.thresholds.unsure:.4f}",
+            f"{version.thresholds.spam:.4f}",
+            Text(str(version.path)),
+        )
+    return table
+
+
+def quarantine_table(rows: Sequence["HeldMessage"]) -> RenderableType:
+    """Return held messages, one a line."""
+    table = _table("id", "held", "from", "to", "subject", "#score", "#KB", "state")
+    for row in rows:
+        others = f" +{len(row.recipients) - 1}" if len(row.recipients) > 1 else ""
+        table.add_row(
+            row.id,
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(row.held_at)),
+            Text(row.reverse_path or "<>"),
+            Text(f"{row.recipients[0] if row.recipients else ''}{others}"),
+            Text(row.subject[:60]),
+            "" if row.spam_probability is None else f"{row.spam_probability:.4f}",
+            f"{row.size / 1024:.1f}",
+            row.state,
+        )
+    return table
+
+
+def held_message_view(held: "HeldMessage", raw: bytes) -> RenderableType:
+    """Return one held message for reading: envelope, verdict, and what the model read."""
+    table = _table("", "")
+    table.show_header = False
+    table.add_row("id", held.id)
+    table.add_row("state", held.state)
+    table.add_row("held", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(held.held_at)))
+    table.add_row("reverse path", Text(held.reverse_path or "<>"))
+    table.add_row("recipients", Text(", ".join(held.recipients)))
+    table.add_row("client", Text(f"{held.client_ip or 'unknown'} {held.helo}".strip()))
+    table.add_row("From", Text(held.header_from))
+    table.add_row("Subject", Text(held.subject))
+    score = "" if held.spam_probability is None else f" {held.spam_probability:.4f}"
+    table.add_row("verdict", Text(f"{held.label}{score} by {held.model_version}: {held.reason}"))
+    table.add_row("size", f"{held.size:,} bytes")
+    message = parse_message(raw)
+    text = build_model_input(message).text[:_PREVIEW_CHARS]
+    return Group(table, Text(_printable(text)))
+
+
+def _printable(text: str) -> str:
+    """Keep escape sequences in hostile mail away from the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
+
+
+def evaluation_table(found: "Evaluation") -> RenderableType:
+    """Return the figures of every slice; rates in percent."""
+    table = _table(
+        "slice",
+        "#ham",
+        "#spam",
+        "#1-ROCA",
+        "#caught at 0.1 / 0.5 / 1 % ham flagged",
+        "#ham→spam",
+        "#ham→unsure+",
+        "#caught",
+        "#caught+unsure",
+        "#F1",
+        "#lam",
+        "#ECE",
+        title=f"{found.model_version}, in percent; unsure from {found.thresholds.unsure:.4f}, "
+        f"spam from {found.thresholds.spam:.4f}",
+    )
+    for name, figures in found.slices:
+        ham, spam = bool(figures.ham), bool(figures.spam)
+        roca = figures.one_minus_roca_percent
+        table.add_row(
+            name,
+            f"{figures.ham:,}",
+            f"{figures.spam:,}",
+            "" if roca is None else f"{roca:.2f}",
+            " / ".join(f"{100 * caught:.0f}" for caught in figures.caught_at),
+            f"{100 * figures.false_positive_rate:.2f}" if ham else "",
+            f"{100 * figures.flagged_rate:.2f}" if ham else "",
+            f"{100 * figures.recall:.1f}" if spam else "",
+            f"{100 * figures.recall_unsure:.1f}" if spam else "",
+            f"{100 * figures.f1:.1f}" if ham and spam else "",
+            f"{figures.lam_percent:.2f}" if ham and spam else "",
+            f"{100 * figures.expected_calibration_error:.1f}" if ham and spam else "",
+        )
+    return table

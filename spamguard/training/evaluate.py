@@ -1,0 +1,162 @@
+"""How good a model version is on a labelled data set: figures per slice, as table and JSON.
+
+Scores come from the files that the daemon runs (int8, calibrated), not from the network that
+was trained. No torch in here: an administrator can evaluate without the training packages.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spamguard.model.classifier import Classifier
+from spamguard.model.store import ModelVersion
+from spamguard.training.dataset import Example
+from spamguard.training.metrics import FIXED_FALSE_POSITIVE_RATES, Figures, figures, wilson
+from spamguard.verdict import Thresholds
+
+MIN_SLICE = 20  # smaller slices say nothing
+_CHUNK = 200
+
+_classifier: Classifier | None = None  # of a worker process
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Figures of one model on one data set.
+
+    Attributes:
+        model_version: which.
+        thresholds: at which labels were given.
+        slices: (name, figures) pairs; the first is "all".
+    """
+
+    model_version: str
+    thresholds: Thresholds
+    slices: tuple[tuple[str, Figures], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything, with 95 % Wilson intervals of the two rates that decide."""
+        return {
+            "model_version": self.model_version,
+            "thresholds": asdict(self.thresholds),
+            "fixed_false_positive_rates": FIXED_FALSE_POSITIVE_RATES,
+            "slices": {
+                name: {
+                    **asdict(found),
+                    "false_positive_rate_interval": wilson(
+                        round(found.false_positive_rate * found.ham), found.ham
+                    ),
+                    "recall_interval": wilson(round(found.recall * found.spam), found.spam),
+                }
+                for name, found in self.slices
+            },
+        }
+
+
+def logits(
+    examples: Sequence[Example],
+    version: ModelVersion,
+    *,
+    workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Return the BERT's and the linear model's logits, shape (messages, 2)."""
+    texts = [example.text for example in examples]
+    chunks = [texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK)]
+    found: list[npt.NDArray[np.float64]] = []
+    with ProcessPoolExecutor(
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=_start,
+        initargs=(str(version.path),),
+    ) as executor:
+        for part in executor.map(_logits, chunks):
+            found.append(part)
+            if progress:
+                progress(sum(map(len, found)), len(texts))
+    return np.concatenate(found) if found else np.zeros((0, 2))
+
+
+def _start(path: str) -> None:
+    global _classifier  # noqa: PLW0603 - a process pool's initializer
+    _classifier = Classifier(ModelVersion.read(Path(path)))
+
+
+def _logits(texts: list[str]) -> npt.NDArray[np.float64]:
+    assert _classifier is not None
+    return np.array([(_classifier.bert_logit(t), _classifier.linear_logit(t)) for t in texts])
+
+
+def evaluate(
+    examples: Sequence[Example],
+    version: ModelVersion,
+    *,
+    workers: int,
+    thresholds: Thresholds | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Score a data set with a version's own files and compute the figures of every slice.
+
+    Slices of one class alone are compared with the whole other class: a source of nothing but
+    phishing has no ham of its own.
+    """
+    both = logits(examples, version, workers=workers, progress=progress)
+    scores = Classifier(version).calibration.probabilities(both[:, 0], both[:, 1])
+    return evaluate_scores(
+        examples, scores, model_version=version.name, thresholds=thresholds or version.thresholds
+    )
+
+
+def evaluate_scores(
+    examples: Sequence[Example],
+    scores: npt.NDArray[np.float64],
+    *,
+    model_version: str,
+    thresholds: Thresholds,
+) -> Evaluation:
+    """Compute the figures of every slice for given scores, shape (messages,)."""
+    is_spam = np.array([example.is_spam for example in examples], dtype=bool)
+    everything = np.ones(len(examples), dtype=bool)
+    slices = [("all", everything, everything)]
+    for attribute in ("corpus", "kind", "lang"):
+        values = np.array([getattr(example, attribute) for example in examples])
+        for value in sorted(set(values.tolist()) - {""}):
+            members = values == value
+            if members.sum() < MIN_SLICE:
+                continue
+            compared = members.copy()
+            if not (members & ~is_spam).any():
+                compared |= ~is_spam
+            elif not (members & is_spam).any():
+                compared |= is_spam
+            slices.append((f"{attribute} {value}", members, compared))
+    found = []
+    for name, members, compared in slices:
+        own = _figures(scores[members], is_spam[members], thresholds)
+        if own.one_minus_roca_percent is None and compared.sum() > members.sum():
+            wide = _figures(scores[compared], is_spam[compared], thresholds)
+            own = _with_separation(own, wide)
+        found.append((name, own))
+    return Evaluation(model_version=model_version, thresholds=thresholds, slices=tuple(found))
+
+
+def _figures(
+    scores: npt.NDArray[np.float64], is_spam: npt.NDArray[np.bool_], thresholds: Thresholds
+) -> Figures:
+    return figures(
+        scores, is_spam, unsure_threshold=thresholds.unsure, spam_threshold=thresholds.spam
+    )
+
+
+def _with_separation(own: Figures, wide: Figures) -> Figures:
+    from dataclasses import replace
+
+    return replace(
+        own, one_minus_roca_percent=wide.one_minus_roca_percent, caught_at=wide.caught_at
+    )

@@ -344,9 +344,7 @@ def quarantine_release(context: _Context, message_ids: tuple[str, ...]) -> None:
 
         async def deliver() -> list[tuple[str, str]]:
             async with NextHop(settings.release_hop) as hop:
-                refused = await hop.deliver(
-                    raw, reverse_path=reverse_path, recipients=recipients
-                )
+                refused = await hop.deliver(raw, reverse_path=reverse_path, recipients=recipients)
                 return [(recipient, str(reply)) for recipient, reply in refused]
 
         return asyncio.run(deliver())

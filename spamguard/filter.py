@@ -92,11 +92,17 @@ class Filter:
         self.deadline_seconds = deadline_seconds
         self.thresholds = thresholds
 
-    async def check(self, envelope: Envelope, raw: bytes) -> Outcome:
+    async def check(self, envelope: Envelope, raw: bytes, *, can_hold: bool = True) -> Outcome:
         """Judge one message and, where policy says so, hold it durably.
 
         When the action is QUARANTINE the message is on disk before this returns. A store that
         fails turns the action into TAG: the recipient gets the message, the log gets loud.
+
+        Args:
+            envelope: the SMTP side.
+            raw: the message.
+            can_hold: False when ``raw`` is only the beginning of the message, which must then
+                not be held: what would be released is not what was sent.
 
         Raises:
             asyncio.CancelledError: the transaction was aborted; nothing else.
@@ -105,10 +111,14 @@ class Filter:
         verdict, score = await self._verdict(envelope, raw)
         action = decide(verdict, envelope, self.policy)
         if action.disposition is Disposition.QUARANTINE:
-            action = await self._hold(raw, envelope, verdict, action)
+            if can_hold:
+                action = await self._hold(raw, envelope, verdict, action)
+            else:
+                action = replace(action, disposition=Disposition.TAG)
         milliseconds = (time.monotonic() - started) * 1000
-        self._report(envelope, verdict, action, score, len(raw), milliseconds)
-        return Outcome(verdict=verdict, action=action)
+        outcome = Outcome(verdict=verdict, action=action)
+        self._report(outcome, envelope, score, size=len(raw), milliseconds=milliseconds)
+        return outcome
 
     async def _verdict(self, envelope: Envelope, raw: bytes) -> tuple[Verdict, Score | None]:
         verdict_id = new_id(self._clock())
@@ -148,13 +158,14 @@ class Filter:
 
     def _report(
         self,
+        outcome: Outcome,
         envelope: Envelope,
-        verdict: Verdict,
-        action: Action,
         score: Score | None,
+        *,
         size: int,
         milliseconds: float,
     ) -> None:
+        verdict, action = outcome.verdict, outcome.action
         self._metrics.count("messages")
         self._metrics.count("verdict", verdict.label)
         self._metrics.count("disposition", action.disposition)

@@ -140,8 +140,11 @@ class QuarantineStore:
 
         Args:
             state: held, released or deleted; None for all.
-            recipient, sender, subject: parts of them, compared without case.
-            since, until: of the time of holding, seconds since the epoch.
+            recipient: part of a recipient's address, compared without case.
+            sender: part of the reverse path or From field, likewise.
+            subject: part of the subject, likewise.
+            since: held at this time or later, seconds since the epoch.
+            until: held at this time or before.
             limit: at most so many.
 
         Raises:

@@ -34,7 +34,7 @@ MAX_RECIPIENTS = 1000  # RFC 5321 section 4.5.3.1.8 wants at least 100; Postfix 
 READ_CHUNK_BYTES = 1 << 18
 _OUR_FAILURE = "451 4.3.0 temporary failure, try again"
 _XFORWARD_NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE")
-_XFORWARD_VALUE = re.compile(r"(NAME|ADDR|PORT|PROTO|HELO|IDENT|SOURCE)=([!-~]{0,255})", re.IGNORECASE)
+_XFORWARD_VALUE = re.compile("(" + "|".join(_XFORWARD_NAMES) + r")=([!-~]{0,255})", re.IGNORECASE)
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")
 _UNKNOWN = {"[UNAVAILABLE]", "[TEMPUNAVAIL]"}
 
@@ -153,7 +153,7 @@ class _Handler:
         return [*responses[:-1], *offered, responses[-1]]
 
 
-class _Session(SMTP):  # type: ignore[misc]
+class _Session(SMTP):
     """One client connection."""
 
     line_length_limit = READ_CHUNK_BYTES  # of the stream reader: also of a body's chunks

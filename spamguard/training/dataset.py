@@ -255,3 +255,10 @@ def split_by_group(
         digest = hashlib.sha256(f"{salt}:{key}".encode()).digest()
         (out if digest[0] < held_out * 256 else kept).append(example)
     return kept, out
+
+
+def thin_out(examples: list[Example], limit: int | None) -> list[Example]:
+    """Return at most ``limit`` examples, every n-th, so that all sources stay represented."""
+    if limit is None or len(examples) <= limit:
+        return examples
+    return [examples[index * len(examples) // limit] for index in range(limit)]

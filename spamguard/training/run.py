@@ -1,0 +1,365 @@
+"""A training run from data sets to a version directory: the recipe, in the order it happens.
+
+Read mail, remove what leaks the label, split by group, add our own texts, fit the linear model,
+fine-tune the BERT, export to int8, calibrate both into one probability on held-out groups,
+choose thresholds there, measure, write the manifest last.
+"""
+
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+import spamguard
+from spamguard.errors import ConfigError, TrainingError
+from spamguard.model.calibration import Calibration, fit_calibration
+from spamguard.model.linear import LinearModel, features, fit_linear
+from spamguard.model.store import (
+    CALIBRATION_FILE,
+    LINEAR_FILE,
+    MANIFEST,
+    WEIGHTS_FILE,
+    ModelVersion,
+    write_manifest,
+)
+from spamguard.training import metrics
+from spamguard.training.bases import find_base
+from spamguard.training.corpus import corpus_examples
+from spamguard.training.dataset import (
+    Example,
+    load_examples,
+    select,
+    split_by_group,
+    without_duplicates,
+    without_leaks,
+)
+from spamguard.training.evaluate import logits as scored_logits
+from spamguard.training.export import export_network, load_network
+from spamguard.training.loop import Settings, network_logits, train_network
+from spamguard.training.network import (
+    Pooling,
+    SpamClassifier,
+    load_encoder,
+    load_tokenizer,
+    parameter_count,
+    prune_vocabulary,
+    round_embeddings,
+    small_encoder,
+)
+
+SPLIT_SALT = "spamguard-1"  # changing it changes which groups are held out
+COMPARED_MESSAGES = 1500  # on which int8 is compared with float32
+_LINEAR_EPOCHS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """All choices of a run. The defaults are those of the shipped model; CARD.md says why.
+
+    Attributes:
+        base: what to start from, see `bases.find_base`; a version directory goes on from it.
+        layers: lower layers of the base to keep; 0 keeps all.
+        pooling: cls, mean or attention.
+        prune: whether to keep only the vocabulary that mail uses.
+        most_per_cell: messages of one corpus and label the network sees at most.
+        linear_per_cell: likewise for the linear model.
+        held_out: share of the groups kept for calibration and thresholds.
+        class_weights: none, inverse frequency, or effective number of samples (Cui et al.
+            2019, with beta 0.999).
+        max_class_weight: how much more than one a class may weigh.
+        oversample: repeat the rarer class instead of weighting it.
+        corpus: whether our own texts are added.
+        corpus_copies: how many renderings of each of them.
+        max_false_positive_rate: the spam threshold's target on held-out ham.
+        max_flagged_rate: the unsure threshold's.
+        prior: share of spam for which scores are probabilities.
+        training: see `loop.Settings`.
+    """
+
+    base: str = "minilm"
+    layers: int = 3
+    pooling: Pooling = "mean"
+    prune: bool = True
+    most_per_cell: int = 2500
+    linear_per_cell: int = 6000
+    held_out: float = 0.12
+    class_weights: Literal["none", "inverse", "effective"] = "inverse"
+    max_class_weight: float = 10.0
+    oversample: bool = False
+    corpus: bool = True
+    corpus_copies: int = 2
+    max_false_positive_rate: float = 0.001
+    max_flagged_rate: float = 0.005
+    prior: float = 0.5
+    training: Settings = field(default_factory=Settings)
+
+    @classmethod
+    def read(cls, path: Path | None, **overrides: Any) -> "Recipe":
+        """Read a recipe from TOML, with a ``[training]`` table for `Settings`.
+
+        Raises:
+            ConfigError: the file cannot be read or names something that is not in a recipe.
+        """
+        values: dict[str, Any] = {}
+        if path is not None:
+            try:
+                values = tomllib.loads(path.read_text("utf-8"))
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"{path}: {error}") from error
+        values = {**values, **overrides}
+        training = values.pop("training", {})
+        for known, given in ((cls, values), (Settings, training)):
+            names = {f.name for f in fields(known)}
+            if unknown := set(given) - names:
+                raise ConfigError(
+                    f"{path}: no such setting: {', '.join(sorted(unknown))}; "
+                    f"expected some of {', '.join(sorted(names))}"
+                )
+        return cls(**values, training=Settings(**training))
+
+
+def train_version(
+    datasets: Sequence[Path], *, output: Path, name: str, recipe: Recipe
+) -> ModelVersion:
+    """Run the recipe; ``output`` becomes a version directory.
+
+    Raises:
+        DataError: a data set cannot be read.
+        TrainingError: there is nothing to train on, or the base cannot be used.
+    """
+    if (output / MANIFEST).exists():
+        raise TrainingError(f"{output}: holds a finished version already")
+    output.mkdir(parents=True, exist_ok=True)
+    console = Console(stderr=True, highlight=False)
+    started = time.time()
+    training, held_out = read_training_data(datasets, recipe, console)
+    fit_linear_model(training, recipe).save(output / LINEAR_FILE)
+    chosen = select(training, most_per_cell=recipe.most_per_cell, seed=recipe.training.seed)
+    if recipe.oversample:
+        chosen = oversampled(chosen, recipe.training.seed)
+    console.print(f"training on {len(chosen):,} messages, {len(held_out):,} held out")
+    network = fine_tune(chosen, training, recipe, output, console)
+    calibration = _calibrate(output, held_out, recipe, name)
+    calibration.save(output / CALIBRATION_FILE)
+    measured = _measure(output, name, held_out, network, calibration, recipe)
+    write_manifest(
+        output,
+        {
+            "version": name,
+            "created": time.strftime("%Y-%m-%d", time.gmtime()),
+            "spamguard": spamguard.__version__,
+            "max_tokens": recipe.training.max_tokens,
+            **measured,
+            "recipe": asdict(recipe),
+            "training_messages": len(chosen),
+            "training_seconds": round(time.time() - started),
+        },
+    )
+    console.print(f"wrote {output}")
+    return ModelVersion.read(output)
+
+
+def read_training_data(
+    datasets: Sequence[Path], recipe: Recipe, console: Console
+) -> tuple[list[Example], list[Example]]:
+    """Return (training, held out) examples; what may only be evaluated is left out."""
+    examples: list[Example] = []
+    with _bar(console, "reading") as (progress, task):
+        for directory in datasets:
+            examples += load_examples(
+                directory,
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )
+    usable = without_duplicates(without_leaks(e) for e in examples if e.use == "train")
+    training, held_out = split_by_group(usable, held_out=recipe.held_out, salt=SPLIT_SALT)
+    if recipe.corpus:
+        training += corpus_examples(copies=recipe.corpus_copies, seed=recipe.training.seed)
+    for part, where in ((training, "training"), (held_out, "held-out")):
+        if len({example.is_spam for example in part}) < 2:
+            raise TrainingError(f"the {where} part of the data has not both ham and spam")
+    return training, held_out
+
+
+def fit_linear_model(training: Sequence[Example], recipe: Recipe) -> LinearModel:
+    """Fit the linear model on more messages than the network can see in its time."""
+    chosen = select(training, most_per_cell=recipe.linear_per_cell, seed=recipe.training.seed)
+    is_spam = [example.is_spam for example in chosen]
+    weights = class_weights(np.array(is_spam), recipe)
+    *_, model = fit_linear(
+        [features(example.text) for example in chosen],
+        is_spam,
+        weights.tolist(),
+        epochs=_LINEAR_EPOCHS,
+        seed=recipe.training.seed,
+    )
+    return model
+
+
+def class_weights(is_spam: npt.NDArray[np.bool_], recipe: Recipe) -> npt.NDArray[np.float32]:
+    """Return each message's weight: mean 1, classes balanced as the recipe says, capped."""
+    counts = {value: max(1, int((is_spam == value).sum())) for value in (True, False)}
+    match recipe.class_weights:
+        case "none":
+            raw = dict.fromkeys(counts, 1.0)
+        case "inverse":
+            raw = {value: 1.0 / count for value, count in counts.items()}
+        case "effective":
+            raw = {value: (1 - 0.999) / (1 - 0.999**count) for value, count in counts.items()}
+    lightest = min(raw.values())
+    capped = {value: min(w / lightest, recipe.max_class_weight) for value, w in raw.items()}
+    weights = np.where(is_spam, capped[True], capped[False])
+    return (weights / weights.mean()).astype(np.float32)
+
+
+def oversampled(examples: Sequence[Example], seed: int) -> list[Example]:
+    """Repeat messages of the rarer class until both classes are alike in number."""
+    generator = np.random.default_rng(seed)
+    by_class = {value: [e for e in examples if e.is_spam == value] for value in (True, False)}
+    rarer, commoner = sorted(by_class.values(), key=len)
+    extra = generator.integers(0, len(rarer), len(commoner) - len(rarer))
+    return [*examples, *(rarer[i] for i in extra)]
+
+
+def fine_tune(
+    chosen: Sequence[Example],
+    vocabulary_from: Sequence[Example],
+    recipe: Recipe,
+    output: Path,
+    console: Console,
+) -> SpamClassifier:
+    """Build the network, train it and write its files."""
+    base = find_base(recipe.base)
+    if Path(base, WEIGHTS_FILE).exists() and Path(base, MANIFEST).exists():
+        network, tokenizer = load_network(Path(base))
+    else:
+        encoder = small_encoder(load_encoder(base), recipe.layers)
+        tokenizer = load_tokenizer(base)
+        if recipe.prune:
+            texts = [example.text for example in vocabulary_from]
+            tokenizer = prune_vocabulary(encoder, tokenizer, texts)
+        round_embeddings(encoder)
+        network = SpamClassifier(encoder, pooling=recipe.pooling)
+    console.print(f"network: {parameter_count(network.encoder.config)}, {recipe.pooling} pooling")
+    is_spam = np.array([example.is_spam for example in chosen])
+    steps = train_network(
+        network,
+        tokenizer,
+        [example.text for example in chosen],
+        is_spam.astype(np.float32),
+        class_weights(is_spam, recipe),
+        settings=recipe.training,
+        checkpoint=output / "checkpoint.safetensors",
+    )
+    last = 0.0
+    with _bar(console, "training") as (progress, task):
+        for now in steps:
+            text = f"training, loss {now.loss:.3f}, rate {now.learning_rate:.1e}"
+            progress.update(task, completed=now.step, total=now.steps, description=text)
+            if not console.is_terminal and time.monotonic() - last > 30:
+                last = time.monotonic()
+                console.print(
+                    f"step {now.step}/{now.steps} {text}, {now.messages_per_second:.0f} "
+                    f"messages/s, {now.seconds_left:.0f} s left"
+                )
+    export_network(network, tokenizer, output)
+    return network
+
+
+def _calibrate(
+    output: Path, held_out: Sequence[Example], recipe: Recipe, name: str
+) -> Calibration:
+    """Fit the two logits' weights on held-out groups; each corpus counts alike per class."""
+    both = Calibration(bert=1.0, linear=1.0, bias=0.0)
+    both.save(output / CALIBRATION_FILE)
+    version = _unfinished(output, name, recipe)
+    found = scored_logits(held_out, version, workers=2)
+    is_spam = np.array([example.is_spam for example in held_out])
+    return fit_calibration(found, is_spam, _corpus_weights(held_out), prior=recipe.prior)
+
+
+def _unfinished(output: Path, name: str, recipe: Recipe) -> ModelVersion:
+    """Write a manifest for the files so far, so that the daemon's own classifier reads them."""
+    thresholds = {"unsure": 0.5, "spam": 0.9}
+    fields = {"version": name, "max_tokens": recipe.training.max_tokens, "thresholds": thresholds}
+    write_manifest(output, fields)
+    version = ModelVersion.read(output)
+    return version
+
+
+def _corpus_weights(examples: Sequence[Example]) -> npt.NDArray[np.float64]:
+    """Weigh messages so that each corpus has the same say within its class."""
+    cells = [(example.corpus, example.is_spam) for example in examples]
+    counts = {cell: cells.count(cell) for cell in set(cells)}
+    return np.array([1.0 / counts[cell] ** 0.5 for cell in cells])
+
+
+def _measure(
+    output: Path,
+    name: str,
+    held_out: Sequence[Example],
+    network: SpamClassifier,
+    calibration: Calibration,
+    recipe: Recipe,
+) -> dict[str, Any]:
+    """Choose thresholds and compare int8 with float32, on held-out mail."""
+    version = _unfinished(output, name, recipe)
+    found = scored_logits(held_out, version, workers=2)
+    is_spam = np.array([example.is_spam for example in held_out])
+    scores = calibration.probabilities(found[:, 0], found[:, 1])
+    ham = scores[~is_spam]
+    spam_threshold = bounded_threshold(ham, recipe.max_false_positive_rate)
+    unsure = min(bounded_threshold(ham, recipe.max_flagged_rate), spam_threshold)
+    thresholds = {"unsure": round(unsure, 6), "spam": round(spam_threshold, 6)}
+    measured = metrics.figures(
+        scores, is_spam, unsure_threshold=unsure, spam_threshold=spam_threshold
+    )
+    network_, tokenizer = load_network(output)
+    del network
+    part = slice(0, COMPARED_MESSAGES)
+    texts = [example.text for example in held_out[part]]
+    full = network_logits(network_, tokenizer, texts, max_tokens=recipe.training.max_tokens)
+    full_scores = calibration.probabilities(full, found[part, 1])
+    flips = (full_scores >= spam_threshold) != (scores[part] >= spam_threshold)
+    return {
+        "thresholds": thresholds,
+        "measured": {"on": "held-out groups of the training data", **asdict(measured)},
+        "int8": {
+            "messages": len(texts),
+            "label_flips": float(flips.mean()),
+            "mean_logit_difference": float(np.abs(full - found[part, 0]).mean()),
+        },
+    }
+
+
+def bounded_threshold(
+    ham: npt.NDArray[np.float64], false_positive_rate: float
+) -> float:
+    """Return the lowest threshold whose false-positive rate is bounded with 95 % confidence.
+
+    The upper end of Wilson's interval must not exceed the rate; where there is too little ham
+    to show that, the threshold lies above all of it.
+    """
+    ordered = np.sort(ham)[::-1]
+    allowed = 0
+    while (
+        allowed < len(ordered)
+        and metrics.wilson(allowed + 1, len(ordered))[1] <= false_positive_rate
+    ):
+        allowed += 1
+    highest = float(ordered[allowed]) if len(ordered) else 0.5
+    return min(1.0 - 1e-6, float(np.nextafter(highest, 1.0)) + 1e-6)
+
+
+@contextmanager
+def _bar(console: Console, description: str) -> Iterator[tuple[Progress, Any]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield progress, progress.add_task(description, total=None)

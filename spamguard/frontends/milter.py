@@ -1,57 +1,70 @@
-"""The milter door: for Postfix and Sendmail, on TCP and Unix sockets.
+"""The milter door: for Postfix, Sendmail and whatever else speaks their filter protocol.
 
-A connection carries one SMTP session with any number of messages; everything of a message
-lives in a `_Transaction` that is dropped at the message's end, at an abort and at the next
-MAIL, so that nothing of one can leak into the next. The whole message is kept in memory while
-it is judged: holding it must be possible.
+A connection carries one SMTP session, or several, with any number of messages; everything of a
+message lives in a `Transaction` that is dropped with its verdict, at an abort and at the next
+MAIL, so that nothing of one can leak into the next. The whole message is kept in memory until
+it is judged: holding it must be possible. What the bytes mean and which reply is allowed when
+is `wire/milter_session.py`; nothing is decided here.
 """
 
 import asyncio
-import contextlib
 import logging
 import socket
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from spamguard.errors import PeerProtocolError
-from spamguard.filter import Clock, Filter
-from spamguard.message import Envelope
+from spamguard.filter import Clock, Filter, Outcome
+from spamguard.frontends.milter_transaction import (
+    Client,
+    Transaction,
+    envelope_of,
+    replies_for,
+)
 from spamguard.observe import Metrics
-from spamguard.verdict import Action, Disposition
-from spamguard.wire import milter as wire
+from spamguard.wire import milter_packets as wire
+from spamguard.wire.milter_packets import ActionFlags, MacroStage, StepFlags
+from spamguard.wire.milter_session import FilterSession
 
 log = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 10.0  # Postfix restarts its content timer at each; its default is 300 s
-READ_BYTES = 128 * 1024
-WRITE_TIMEOUT_SECONDS = 30.0  # a peer that does not read its answer
-MAX_RECIPIENTS = 10_000  # remembered for the envelope
-MAX_HEADER_BYTES = 1024 * 1024  # Postfix cuts at 102,400; hostile headers are cut here
+PROGRESS_SECONDS = 10.0  # each restarts the MTA's timer: Postfix 300 s, others less
+NEGOTIATION_SECONDS = 30.0  # an MTA speaks at once; Postfix's own limit here is 30 s
+CLOSE_SECONDS = 1.0  # for last bytes to leave when the deadline of a drain is over
+BACKLOG = 512  # connections that wait while we start or are busy: more than Postfix opens
 
-
-@dataclass(slots=True)
-class _Transaction:
-    """What is known of the message under way."""
-
-    reverse_path: str
-    recipients: list[bytes] = field(default_factory=list)
-    header_bytes: list[bytes] = field(default_factory=list)
-    header_size: int = 0
-    header_counts: Counter[bytes] = field(default_factory=Counter)
-    subject: bytes | None = None
-    body: list[bytes] = field(default_factory=list)
-    body_size: int = 0
-    is_cut: bool = False
-
-
-@dataclass(slots=True)
-class _Client:
-    """What is known of the SMTP client."""
-
-    ip: str | None = None
-    name: str = ""
-    helo: str = ""
+_ACTIONS = (
+    ActionFlags.ADD_HEADERS
+    | ActionFlags.CHANGE_HEADERS
+    | ActionFlags.ADD_RECIPIENTS
+    | ActionFlags.DELETE_RECIPIENTS
+    | ActionFlags.SET_MACRO_LISTS
+)
+_STEPS = (
+    StepFlags.NO_DATA
+    | StepFlags.NO_UNKNOWN
+    | StepFlags.SKIP
+    | StepFlags.HEADER_LEADING_SPACE
+    | StepFlags.NO_REPLY_CONNECT
+    | StepFlags.NO_REPLY_HELO
+    | StepFlags.NO_REPLY_MAIL
+    | StepFlags.NO_REPLY_RCPT
+    | StepFlags.NO_REPLY_DATA
+    | StepFlags.NO_REPLY_UNKNOWN
+    | StepFlags.NO_REPLY_HEADER
+    | StepFlags.NO_REPLY_END_OF_HEADERS
+    | StepFlags.NO_REPLY_BODY
+)
+# Every stage has its list: as soon as one is sent, Postfix forgets its own for all the others.
+_MACROS = (
+    (MacroStage.CONNECT, b"j {client_addr} {client_name}"),
+    (MacroStage.HELO, b"{client_addr}"),
+    (MacroStage.MAIL, b"i {auth_authen} {client_addr}"),
+    (MacroStage.RCPT, b"i"),
+    (MacroStage.DATA, b"i {auth_authen}"),
+    (MacroStage.END_OF_MESSAGE, b"i {auth_authen}"),
+    (MacroStage.END_OF_HEADERS, b"i"),
+)
+_KNOWN_MACROS = frozenset({b"i", b"auth_authen", b"client_addr", b"client_name"})
 
 
 class MilterServer:
@@ -63,7 +76,7 @@ class MilterServer:
         clock: wall clock, seconds since the epoch.
         max_message_bytes: of a larger message only the beginning is kept and judged; it is
             tagged and never held, since what we could hold would not be the whole.
-        idle_timeout_seconds: after which a silent MTA is cut.
+        idle_timeout_seconds: a connection with no complete packet for so long is closed.
         progress_seconds: between signs of life while a message is judged.
     """
 
@@ -74,7 +87,7 @@ class MilterServer:
         metrics: Metrics,
         clock: Clock,
         max_message_bytes: int,
-        idle_timeout_seconds: float = 3600,
+        idle_timeout_seconds: float = 3600.0,
         progress_seconds: float = PROGRESS_SECONDS,
     ) -> None:
         self.filter = mail_filter
@@ -84,8 +97,11 @@ class MilterServer:
         self.idle_timeout_seconds = idle_timeout_seconds
         self.progress_seconds = progress_seconds
         self.is_draining = False
+        self.connections: set[_Connection] = set()
+        self.judging: set[asyncio.Task[Outcome]] = set()
         self._servers: list[asyncio.Server] = []
-        self._connections: dict[asyncio.Task[None], _Connection] = {}
+        self._unix_paths: list[Path] = []
+        self._said: set[str] = set()
 
     async def start_tcp(self, host: str, port: int) -> tuple[str, int]:
         """Listen on TCP; port 0 takes a free one. Returns the address bound.
@@ -93,322 +109,280 @@ class MilterServer:
         Raises:
             OSError: the address is taken or not ours.
         """
-        server = await asyncio.start_server(self._serve, host, port, limit=READ_BYTES)
+        # asyncio sets TCP_NODELAY on each connection; without it an answer waits up to 40 ms
+        # for the acknowledgement of the one before (Nagle against delayed ACK).
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(self._connection, host, port, backlog=BACKLOG)
         self._servers.append(server)
         bound: tuple[str, int] = server.sockets[0].getsockname()[:2]
         return bound
 
     async def start_unix(self, path: Path, mode: int) -> None:
-        """Listen on a Unix socket with the given file mode, replacing a stale one.
+        """Listen on a Unix socket with the given file mode, replacing a stale socket.
 
         Raises:
-            OSError: the directory is missing or not ours.
+            OSError: the directory is missing or not ours, or there is another kind of file.
         """
-        path.unlink(missing_ok=True)
-        server = await asyncio.start_unix_server(self._serve, str(path), limit=READ_BYTES)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(self._connection, str(path), backlog=BACKLOG)
         self._servers.append(server)
+        self._unix_paths.append(path)
         path.chmod(mode)
 
     async def start_socket(self, listening: socket.socket) -> None:
-        """Listen on a socket that is already open (socket activation)."""
-        server = await asyncio.start_server(self._serve, sock=listening, limit=READ_BYTES)
-        self._servers.append(server)
+        """Listen on a socket that is already open (socket activation), TCP or Unix."""
+        loop = asyncio.get_running_loop()
+        self._servers.append(await loop.create_server(self._connection, sock=listening))
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        connection = _Connection(self, reader, writer)
-        self._connections[task] = connection
-        self.metrics.count("milter_connections")
-        try:
-            await connection.run()
-        except PeerProtocolError as error:
-            self.metrics.count("milter_protocol_errors")
-            log.warning("milter peer broke the protocol", extra={"error": str(error)})
-        except (OSError, EOFError, TimeoutError) as error:
-            log.info("milter connection ended", extra={"error": str(error) or "closed"})
-        except asyncio.CancelledError:
-            # Only `drain` cancels. The task ends here, which is what was asked for.
-            log.info("milter connection cut while stopping")
-        finally:
-            del self._connections[task]
-            writer.close()
+    def _connection(self) -> "_Connection":
+        return _Connection(self)
 
     async def drain(self, deadline_seconds: float) -> None:
-        """Stop accepting, let messages in flight finish, close idle connections, cut the rest.
+        """Stop accepting, close idle connections, let messages in flight finish, cut the rest.
 
-        The MTA sees a closed connection between two messages and opens a new one, or applies
-        its default action; it has every message that we did not answer.
+        A message that is still being judged at the deadline is deferred; of one that was not
+        yet received the MTA sees the connection close and applies its default action.
         """
         self.is_draining = True
         for server in self._servers:
             server.close()
-        for task, connection in list(self._connections.items()):
-            if connection.is_idle:
-                task.cancel()
-        if self._connections:
-            await asyncio.wait(list(self._connections), timeout=deadline_seconds)
-        for task in list(self._connections):
-            task.cancel()
-        if self._connections:
-            await asyncio.wait(list(self._connections), timeout=1)
+        for path in self._unix_paths:
+            path.unlink(missing_ok=True)
+        for connection in list(self.connections):
+            connection.close_if_idle()
+        await self._closed(deadline_seconds)
+        for connection in list(self.connections):
+            connection.cut()
+        await self._closed(CLOSE_SECONDS)
+        for connection in list(self.connections):
+            connection.abort()
+        await self._closed(CLOSE_SECONDS)
+        if self.judging:
+            await asyncio.wait(self.judging)  # they were cancelled
+
+    async def _closed(self, timeout_seconds: float) -> None:
+        if self.connections:
+            await asyncio.wait([c.closed for c in self.connections], timeout=timeout_seconds)
+
+    def warn_once(self, text: str) -> None:
+        """Say something about the MTA's configuration once, not with every message."""
+        if text not in self._said:
+            self._said.add(text)
+            log.warning(text)
 
 
-class _Connection:
-    """One MTA connection."""
+class _Connection(asyncio.Protocol):
+    """One connection of an MTA."""
 
-    def __init__(
-        self, server: MilterServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, server: MilterServer) -> None:
         self._server = server
-        self._reader = reader
-        self._writer = writer
-        self._codec = wire.Codec()
-        self._options: wire.Negotiate | None = None
-        self._client = _Client()
-        self._macros: dict[bytes, dict[bytes, bytes]] = {}
-        self._transaction: _Transaction | None = None
-        connection = writer.get_extra_info("socket")
-        if connection is not None and connection.family != socket.AF_UNIX:
-            # Without it an answer waits for the peer's delayed acknowledgement: 40 ms a message.
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._loop = asyncio.get_running_loop()
+        self._session = FilterSession(actions=_ACTIONS, steps=_STEPS, macros=_MACROS)
+        self._client = Client()
+        self._mail_macros: dict[bytes, bytes] = {}
+        self._transaction: Transaction | None = None
+        self._judging: asyncio.Task[Outcome] | None = None
+        self._heard_at = self._loop.time()
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._progress: asyncio.TimerHandle | None = None
+        self.closed: asyncio.Future[None] = self._loop.create_future()
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no message is under way."""
-        return self._transaction is None
+    # -- connection --------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Serve until the peer quits, goes away, or breaks the protocol."""
-        while True:
-            event = await self._next_event(self._server.idle_timeout_seconds)
-            if event is None or isinstance(event, wire.Quit):
-                return
-            await self._handle(event)
-            if self._server.is_draining and self.is_idle:
-                return
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for the MTA's offer."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._server.connections.add(self)
+        self._server.metrics.count("milter_connections")
+        wait = min(NEGOTIATION_SECONDS, self._server.idle_timeout_seconds)
+        self._idle_timer = self._loop.call_later(wait, self._look_if_idle)
+        if self._server.is_draining:  # accepted, but not yet made, when the drain began
+            transport.close()
 
-    async def _next_event(self, timeout_seconds: float | None) -> wire.Event | None:
-        """Return the next event, or None at the end of the stream."""
-        while (event := self._codec.next_event()) is None:
-            async with asyncio.timeout(timeout_seconds):
-                data = await self._reader.read(READ_BYTES)
-            if not data:
-                return None
-            self._codec.receive_data(data)
-        return event
+    def connection_lost(self, error: Exception | None) -> None:
+        """Forget everything; a message without verdict is still the MTA's."""
+        self._drop_transaction()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self._server.connections.discard(self)
+        self.closed.set_result(None)
+        if error is not None:
+            log.info("milter connection lost", extra={"error": str(error)})
 
-    async def _handle(self, event: wire.Event) -> None:
-        if isinstance(event, wire.Negotiate):
-            await self._negotiate(event)
-            return
-        if self._options is None:
-            raise PeerProtocolError(f"{type(event).__name__} before the negotiation")
-        protocol = wire.Protocol
-        match event:
-            case wire.Macros(command, values):
-                self._macros[command] = dict(values)
-            case wire.Connect():
-                self._client = _client_of(event)
-                self._transaction = None
-                await self._reply_unless(protocol.NO_REPLY_CONNECT)
-            case wire.Helo(name):
-                self._client.helo = _text(name)
-                await self._reply_unless(protocol.NO_REPLY_HELO)
-            case wire.MailFrom(arguments):
-                self._transaction = _Transaction(reverse_path=_text(arguments[0].strip(b"<>")))
-                await self._reply_unless(protocol.NO_REPLY_MAIL)
-            case wire.RcptTo(arguments):
-                recipients = self._under_way(event).recipients
-                if len(recipients) < MAX_RECIPIENTS:
-                    recipients.append(arguments[0])
-                await self._reply_unless(protocol.NO_REPLY_RECIPIENT)
-            case wire.Data():
-                await self._reply_unless(protocol.NO_REPLY_DATA)
-            case wire.Header():
-                self._add_header(self._under_way(event), event)
-                await self._reply_unless(protocol.NO_REPLY_HEADER)
-            case wire.EndOfHeaders():
-                self._under_way(event)
-                await self._reply_unless(protocol.NO_REPLY_END_OF_HEADERS)
-            case wire.Body(chunk):
-                self._add_body(self._under_way(event), chunk)
-                await self._reply_unless(protocol.NO_REPLY_BODY)
-            case wire.EndOfMessage(chunk):
-                transaction = self._under_way(event)
-                self._add_body(transaction, chunk)
-                await self._finish(transaction)
-            case wire.Abort():
-                self._reset_message()
-            case wire.QuitNewConnection():
-                self._reset_message()
-                self._macros.clear()
-                self._client = _Client()
-            case wire.Unknown():
-                await self._reply_unless(protocol.NO_REPLY_UNKNOWN)
-            case wire.Quit():
-                raise AssertionError("handled by the caller")
+    def pause_writing(self) -> None:
+        """Hear no more of a peer that does not read what we say."""
+        self._transport.pause_reading()
 
-    def _reset_message(self) -> None:
-        self._transaction = None
-        for command in (b"M", b"R", b"T", b"N", b"E"):
-            self._macros.pop(command, None)
+    def resume_writing(self) -> None:
+        """Hear it again."""
+        self._transport.resume_reading()
 
-    def _under_way(self, event: wire.Event) -> _Transaction:
+    def close_if_idle(self) -> None:
+        """Close the connection unless a message is under way."""
         if self._transaction is None:
-            raise PeerProtocolError(f"{type(event).__name__} before MAIL")
-        return self._transaction
+            self._transport.close()
 
-    async def _negotiate(self, offer: wire.Negotiate) -> None:
-        if self._options is not None:
-            raise PeerProtocolError("a second negotiation")
-        self._options = wire.negotiate(offer)
-        missing = wire.WANTED_ACTIONS & ~self._options.actions & ~wire.Actions.SET_MACRO_LIST
+    def cut(self) -> None:
+        """Close the connection; a message that waits for its verdict is deferred first."""
+        if self._judging is not None:
+            self._drop_transaction()
+            self._send(wire.Tempfail())
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection without waiting for the peer to read."""
+        self._transport.abort()
+
+    def _look_if_idle(self) -> None:
+        """Close a connection on which nothing complete was heard for too long.
+
+        Bytes alone do not count, so that nobody can keep a connection by a byte now and then.
+        """
+        silent_seconds = self._loop.time() - self._heard_at
+        limit = self._server.idle_timeout_seconds
+        if not self._session.is_negotiated:
+            limit = min(NEGOTIATION_SECONDS, limit)
+        if self._judging is None and silent_seconds >= limit:
+            log.info("milter connection idle, closing", extra={"seconds": round(silent_seconds)})
+            self._server.metrics.count("milter_idle_closed")
+            self._transport.abort()
+            return
+        wait = limit - silent_seconds if self._judging is None else limit
+        self._idle_timer = self._loop.call_later(wait, self._look_if_idle)
+
+    # -- events ------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Handle every event that is complete; a peer's error ends this connection only."""
+        self._session.receive_data(data)
+        try:
+            while not self._transport.is_closing():
+                event = self._session.next_event()
+                if event is None:
+                    break
+                self._heard_at = self._loop.time()
+                self._handle(event)
+        except PeerProtocolError as error:
+            self._server.metrics.count("milter_protocol_errors")
+            log.warning("milter peer broke the protocol", extra={"error": str(error)})
+            self._transport.abort()
+
+    def _handle(self, event: wire.Event) -> None:
+        max_bytes = self._server.max_message_bytes
+        transaction = self._transaction
+        match event:
+            case wire.Negotiate():
+                self._transport.write(self._session.answer_offer(event))
+                self._report_missing()
+            case wire.Macros():
+                self._add_macros(event)
+            case wire.Connect():
+                self._client.hostname, self._client.address = event.hostname, event.address
+                if event.family not in {b"4", b"6"}:
+                    self._client.address = b""
+            case wire.Helo():
+                self._drop_transaction()
+                self._client.helo = event.text
+            case wire.Mail():
+                macros = self._mail_macros
+                self._drop_transaction()
+                self._transaction = Transaction(path=event.path, macros=macros)
+            case wire.Rcpt() if transaction:
+                transaction.add_recipient(event.path)
+            case wire.Header() if transaction:
+                blank = b"" if StepFlags.HEADER_LEADING_SPACE in self._session.steps else b" "
+                transaction.add_header(event, blank, max_bytes)
+            case wire.Body() if transaction:
+                transaction.add_body(event.chunk, max_bytes)
+            case wire.EndOfBody() if transaction:
+                transaction.add_body(event.chunk, max_bytes)
+                self._judge(transaction)
+                return
+            case wire.Abort():
+                self._drop_transaction()
+            case wire.QuitNewConnection():
+                self._drop_transaction()
+                self._client = Client()
+            case wire.Quit():
+                self._transport.close()
+        if self._session.is_reply_due:
+            is_enough = isinstance(event, wire.Body) and transaction and transaction.is_cut
+            can_skip = StepFlags.SKIP in self._session.steps
+            self._send(wire.Skip() if is_enough and can_skip else wire.Continue())
+        if self._server.is_draining:
+            self.close_if_idle()
+
+    def _add_macros(self, event: wire.Macros) -> None:
+        if event.stage == wire.Mail.code:
+            self._mail_macros = {}
+        is_clients = event.stage in (wire.Connect.code, wire.Helo.code)
+        macros = self._client.macros if is_clients else self._mail_macros
+        for name, value in event.values:
+            plain = name.strip(b"{}")
+            if plain in _KNOWN_MACROS:
+                macros[plain] = value
+
+    def _report_missing(self) -> None:
+        """Say what an MTA does not let us do; verdicts are then rendered without it."""
+        missing = _ACTIONS & ~self._session.actions & ~ActionFlags.SET_MACRO_LISTS
         if missing:
-            log.warning("MTA does not allow", extra={"actions": str(wire.Actions(missing))})
-        await self._send(wire.encode_negotiation(self._options))
+            names = ", ".join(flag.name.lower().replace("_", " ") for flag in missing if flag.name)
+            self._server.warn_once(f"this MTA does not let a milter {names}")
 
-    async def _reply_unless(self, bit: wire.Protocol) -> None:
-        """Say continue, unless the MTA was told not to wait for an answer."""
-        assert self._options is not None
-        if not self._options.protocol & bit:
-            await self._send(wire.encode_packet(wire.CONTINUE))
+    def _drop_transaction(self) -> None:
+        self._transaction = None
+        self._mail_macros = {}
+        if self._progress is not None:
+            self._progress.cancel()
+        if self._judging is not None:
+            self._judging.cancel()
+            self._judging = None
 
-    async def _send(self, data: bytes) -> None:
-        self._writer.write(data)
-        async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
-            await self._writer.drain()
-
-    # -- collecting --------------------------------------------------------------------------
-
-    def _add_header(self, transaction: _Transaction, header: wire.Header) -> None:
-        assert self._options is not None
-        name = header.name.lower()
-        transaction.header_counts[name] += 1
-        if name == b"subject" and transaction.subject is None:
-            transaction.subject = header.value
-        blank = b"" if self._options.protocol & wire.Protocol.LEADING_SPACE else b" "
-        value = header.value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-        line = header.name + b":" + blank + value + b"\r\n"
-        transaction.header_size += len(line)
-        if transaction.header_size <= MAX_HEADER_BYTES:
-            transaction.header_bytes.append(line)
-        else:
-            transaction.is_cut = True
-
-    def _add_body(self, transaction: _Transaction, chunk: bytes) -> None:
-        room = self._server.max_message_bytes - transaction.body_size
-        transaction.body_size += len(chunk)
-        if len(chunk) > room:
-            transaction.is_cut = True
-            chunk = chunk[: max(0, room)]
-        if chunk:
-            transaction.body.append(chunk)
+    def _send(self, *replies: wire.Reply) -> None:
+        self._transport.write(self._session.send(replies))
 
     # -- judging -----------------------------------------------------------------------------
 
-    async def _finish(self, transaction: _Transaction) -> None:
-        """Judge the message and answer, with signs of life while that takes long."""
-        assert self._options is not None
-        raw = b"".join([*transaction.header_bytes, b"\r\n", *transaction.body])
-        envelope = self._envelope(transaction)
-        check = asyncio.create_task(
-            self._server.filter.check(envelope, raw, can_hold=not transaction.is_cut)
+    def _judge(self, transaction: Transaction) -> None:
+        check = self._server.filter.check(
+            envelope_of(self._client, transaction, self._server.clock()),
+            bytes(transaction.raw),
+            can_hold=not transaction.is_cut,
         )
-        event = asyncio.create_task(self._next_event(None))
-        try:
-            while not check.done():
-                await asyncio.wait(
-                    {check, event},
-                    timeout=self._server.progress_seconds,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if event.done():
-                    # Nothing may follow before our answer but the end of the message's story.
-                    if isinstance(event.result(), wire.Abort):
-                        self._reset_message()
-                        return
-                    raise EOFError("closed while a message was judged")
-                if not check.done():
-                    await self._send(wire.encode_packet(wire.PROGRESS))
-        finally:
-            for task in (event, check):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, OSError, PeerProtocolError):
-                    await task
-        action = check.result().action
-        self._reset_message()
-        await self._send(self._render(action, transaction))
+        transaction.raw.clear()
+        task = asyncio.create_task(check)
+        self._judging = task
+        self._server.judging.add(task)
+        task.add_done_callback(self._on_outcome)
+        self._progress = self._loop.call_later(self._server.progress_seconds, self._send_progress)
 
-    def _envelope(self, transaction: _Transaction) -> Envelope:
-        return Envelope(
-            frontend="milter",
-            reverse_path=transaction.reverse_path,
-            recipients=tuple(_text(r.strip(b"<>")) for r in transaction.recipients),
-            queue_id=_text(self._macro(b"i")),
-            client_ip=self._client.ip or _text(self._macro(b"client_addr")) or None,
-            client_name=self._client.name,
-            helo=self._client.helo,
-            authenticated_user=_text(self._macro(b"auth_authen")),
-            received_at=self._server.clock(),
-        )
+    def _send_progress(self) -> None:
+        self._send(wire.Progress())
+        self._progress = self._loop.call_later(self._server.progress_seconds, self._send_progress)
 
-    def _macro(self, name: bytes) -> bytes:
-        """Return a macro's value, the latest stage's first."""
-        for command in (b"E", b"N", b"T", b"R", b"M", b"H", b"C"):
-            if value := self._macros.get(command, {}).get(name):
-                return value
-        return b""
-
-    def _render(self, action: Action, transaction: _Transaction) -> bytes:
-        """Return edits and verdict as one write."""
-        match action.disposition:
-            case Disposition.QUARANTINE:
-                return wire.encode_packet(wire.DISCARD)  # it is durably ours
-            case Disposition.REJECT | Disposition.DEFER:
-                return wire.encode_reply_code(action.smtp_reply)
-            case Disposition.REDIRECT:
-                edits = self._redirect_edits(action, transaction)
-            case _:
-                edits = b""
-        return edits + self._header_edits(action, transaction) + wire.encode_packet(wire.ACCEPT)
-
-    def _redirect_edits(self, action: Action, transaction: _Transaction) -> bytes:
-        assert self._options is not None
-        needed = wire.Actions.ADD_RECIPIENT | wire.Actions.DELETE_RECIPIENT
-        if self._options.actions & needed != needed:
-            log.warning("MTA does not allow redirecting, delivering tagged")
-            return b""
-        deleted = [wire.encode_delete_recipient(r) for r in transaction.recipients]
-        added = wire.encode_add_recipient(f"<{action.redirect_to}>".encode())
-        return b"".join([*deleted, added])
-
-    def _header_edits(self, action: Action, transaction: _Transaction) -> bytes:
-        assert self._options is not None
-        blank = b" " if self._options.protocol & wire.Protocol.LEADING_SPACE else b""
-        counts = transaction.header_counts
-        subject = None
-        if action.subject_prefix:
-            value = (transaction.subject or b"").lstrip()
-            subject = (blank + action.subject_prefix.encode() + value, counts[b"subject"])
-        return wire.edits(
-            self._options.actions,
-            delete=[
-                (name.encode(), counts[name.lower().encode()])
-                for name in action.delete_headers
-                if counts[name.lower().encode()]
-            ],
-            add=[(name.encode(), blank + value.encode()) for name, value in action.add_headers],
-            subject=subject,
-        )
-
-
-def _client_of(event: wire.Connect) -> _Client:
-    ip = None
-    if event.family in {b"4", b"6"}:
-        ip = _text(event.address).removeprefix("IPv6:").removeprefix("IPV6:")
-    return _Client(ip=ip, name=_text(event.hostname))
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
+    def _on_outcome(self, task: asyncio.Task[Outcome]) -> None:
+        """Answer, unless nobody waits for it any more."""
+        self._server.judging.discard(task)
+        if task.cancelled():  # by an abort, or because the connection is gone
+            return
+        error = task.exception()
+        if error is not None:
+            # `Filter.check` raises nothing: a bug. Custody is in doubt, the sender keeps it.
+            log.error("bug in the filter", exc_info=error)
+        transaction = self._transaction
+        if self._judging is not task or transaction is None:
+            return
+        self._judging = None
+        self._drop_transaction()
+        self._heard_at = self._loop.time()
+        if error is not None:
+            self._send(wire.Tempfail())
+        else:
+            session = self._session
+            action = task.result().action
+            self._send(
+                *replies_for(action, transaction, actions=session.actions, steps=session.steps)
+            )
+        if self._server.is_draining:
+            self._transport.close()

@@ -287,6 +287,7 @@ class _Connection(asyncio.Protocol):
             case wire.Mail():
                 macros = self._mail_macros
                 self._drop_transaction()
+                self._mail_macros = macros  # those of MAIL come before it, others follow
                 self._transaction = Transaction(path=event.path, macros=macros)
             case wire.Rcpt() if transaction:
                 transaction.add_recipient(event.path)
@@ -305,6 +306,7 @@ class _Connection(asyncio.Protocol):
                 self._drop_transaction()
                 self._client = Client()
             case wire.Quit():
+                self._drop_transaction()
                 self._transport.close()
         if self._session.is_reply_due:
             is_enough = isinstance(event, wire.Body) and transaction and transaction.is_cut

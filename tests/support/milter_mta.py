@@ -8,7 +8,7 @@ message what an MTA would do.
 import asyncio
 import random
 from collections.abc import Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -173,7 +173,8 @@ class MtaConnection:
         skipped = await self.content(raw)
         answer = await self.verdict()
         answer.skipped = skipped
-        await self.send(wire.Abort())  # as Postfix does after each message
+        with suppress(OSError):  # a filter that stops has closed by now
+            await self.send(wire.Abort())  # as Postfix does after each message
         return answer
 
     async def envelope(
@@ -249,7 +250,10 @@ class MtaConnection:
             self._writer.write(data)
         else:
             longest = self._fragments.choice((1, 7, 100, 5000, 100_000))
+            longest = max(longest, len(data) // 200)  # long ones byte by byte take too long
             while data:
+                if self._writer.is_closing():
+                    raise ConnectionResetError("the filter has closed")
                 size = self._fragments.randint(1, longest)
                 self._writer.write(data[:size])
                 data = data[size:]
@@ -275,13 +279,12 @@ class MtaConnection:
         return False
 
     async def close(self, *, polite: bool = True) -> None:
-        try:
+        with suppress(OSError):
             if polite:
                 await self.send(wire.Quit())
-            self._writer.close()
+        self._writer.close()
+        with suppress(OSError):
             await self._writer.wait_closed()
-        except OSError:
-            pass
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from spamguard.config import Config, load_config
 from spamguard.errors import SpamGuardError, StoreError
 
 if TYPE_CHECKING:
-    from spamguard.verdict import Thresholds
+    from spamguard.quarantine import QuarantineStore
 
 _EX_UNAVAILABLE = 69
 _EX_TEMPFAIL = 75
@@ -99,7 +99,10 @@ def status(context: _Context, as_json: bool) -> None:  # noqa: FBT001 - a flag
     from spamguard.tables import status_table
 
     answer = _ask(context, "status")
-    click.echo(json.dumps(answer, indent=2)) if as_json else _print(status_table(answer))
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        _print(status_table(answer))
 
 
 @cli.command()
@@ -266,19 +269,11 @@ def quarantine() -> None:
     """Look at held messages; release, delete or expire them."""
 
 
-def _filters(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option("--recipient", default="", help="Part of a recipient's address."),
-        click.option("--sender", default="", help="Part of the reverse path or From field."),
-        click.option("--subject", default="", help="Part of the subject."),
-        click.option("--days", type=click.FloatRange(min=0), help="Held in the last DAYS days."),
-    ):
-        command = option(command)
-    return command
-
-
 @quarantine.command("list")
-@_filters
+@click.option("--recipient", default="", help="Part of a recipient's address.")
+@click.option("--sender", default="", help="Part of the reverse path or From field.")
+@click.option("--subject", default="", help="Part of the subject.")
+@click.option("--days", type=click.FloatRange(min=0), help="Held in the last DAYS days.")
 @click.option(
     "--state",
     type=click.Choice(["held", "released", "deleted", "all"]),
@@ -290,12 +285,15 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
 @click.pass_obj
 def quarantine_list(
     context: _Context,
+    /,
     *,
+    recipient: str,
+    sender: str,
+    subject: str,
+    days: float | None,
     state: str,
     limit: int,
     as_json: bool,
-    days: float | None,
-    **filters: str,
 ) -> None:
     """List held messages, newest first."""
     import time
@@ -304,8 +302,13 @@ def quarantine_list(
     from spamguard.tables import quarantine_table
 
     since = time.time() - days * 86_400 if days is not None else 0.0
-    rows = _quarantine(context).find(
-        state=None if state == "all" else state, since=since, limit=limit, **filters
+    rows = _open_quarantine(context).find(
+        state=None if state == "all" else state,
+        recipient=recipient,
+        sender=sender,
+        subject=subject,
+        since=since,
+        limit=limit,
     )
     if as_json:
         for row in rows:
@@ -318,15 +321,15 @@ def quarantine_list(
 @click.argument("message_id")
 @click.option("--raw", is_flag=True, help="The message as received, byte for byte.")
 @click.pass_obj
-def quarantine_show(context: _Context, message_id: str, raw: bool) -> None:  # noqa: FBT001
+def quarantine_show(context: _Context, message_id: str, raw: bool) -> None:  # noqa: FBT001 - a flag
     """Show one message: envelope, verdict, header and the text the model read."""
     from spamguard.tables import held_message_view
 
-    store = _quarantine(context)
+    store = _open_quarantine(context)
     held = store.get(message_id)
     data = store.raw(held.id)
     if raw:
-        click.get_binary_stream("stdout").write(data)
+        sys.stdout.buffer.write(data)
     else:
         _print(held_message_view(held, data))
 
@@ -337,7 +340,7 @@ def quarantine_show(context: _Context, message_id: str, raw: bool) -> None:  # n
 def quarantine_release(context: _Context, message_ids: tuple[str, ...]) -> None:
     """Deliver held messages to their recipients through `release_hop`, unjudged."""
     settings = context.read()
-    store = _quarantine(context)
+    store = _open_quarantine(context)
 
     def send(raw: bytes, reverse_path: str, recipients: Any) -> list[tuple[str, str]]:
         from spamguard.next_hop import NextHop
@@ -361,7 +364,7 @@ def quarantine_release(context: _Context, message_ids: tuple[str, ...]) -> None:
 @click.pass_obj
 def quarantine_delete(context: _Context, message_ids: tuple[str, ...]) -> None:
     """Delete held messages for good."""
-    store = _quarantine(context)
+    store = _open_quarantine(context)
     _each(message_ids, lambda message_id: f"deleted {store.delete(message_id).id}")
 
 
@@ -387,11 +390,11 @@ def quarantine_expire(context: _Context, days: float | None) -> None:
 
     settings = context.read()
     keep = settings.quarantine.retention_days if days is None else days
-    count = _quarantine(context).expire(before=time.time() - keep * 86_400)
+    count = _open_quarantine(context).expire(before=time.time() - keep * 86_400)
     click.echo(f"expired {count} messages")
 
 
-def _quarantine(context: _Context) -> Any:
+def _open_quarantine(context: _Context) -> "QuarantineStore":
     from spamguard.database import migrate
     from spamguard.quarantine import QuarantineStore
 
@@ -470,16 +473,13 @@ def evaluate(
             examples,
             model,
             workers=settings.workers,
-            thresholds=_thresholds(settings),
+            thresholds=settings.model.thresholds,
             progress=bar("scoring"),
         )
-    click.echo(json.dumps(found.as_json(), indent=2)) if as_json else _print(
-        evaluation_table(found)
-    )
-
-
-def _thresholds(settings: Config) -> "Thresholds | None":
-    return settings.model.thresholds
+    if as_json:
+        click.echo(json.dumps(found.as_json(), indent=2))
+    else:
+        _print(evaluation_table(found))
 
 
 def _needs(*modules: str) -> None:

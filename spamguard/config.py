@@ -79,7 +79,7 @@ Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Milter(_Section):
@@ -340,6 +340,11 @@ def _suggest(key: str) -> str:
 
     close = difflib.get_close_matches(key, all_keys(), n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def template() -> str:
+    """Return the commented configuration file with every key."""
+    return Path(__file__).with_name("spamguard.toml").read_text("utf-8")
 
 
 def all_keys() -> list[str]:

@@ -1,8 +1,9 @@
 """The SMTP client that hands mail on to the MTA's re-injection port.
 
 It serves the content filter and the release of held messages. Kept small on purpose: one
-server, no TLS (loopback or a trusted network), connections reused, commands pipelined where the server offers it (RFC 2920), every reply passed back to the caller
-because only the caller may answer for a message.
+server, no TLS (loopback or a trusted network), connections reused, commands pipelined where
+the server offers it (RFC 2920), every reply passed back to the caller, because only the caller
+may answer for a message.
 """
 
 import asyncio

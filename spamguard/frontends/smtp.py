@@ -435,9 +435,9 @@ class _Session(SMTP):
             client_ip=address or None,
             client_name=known.get("NAME", ""),
             helo=known.get("HELO", ""),
-            # XFORWARD says where Postfix had the message from, not who logged in; LOCAL is
-            # its own submission (sendmail command).
-            authenticated_user="local" if known.get("SOURCE") == "LOCAL" else "",
+            # XFORWARD does not say who logged in. No address and a local source is Postfix's
+            # own submission (the sendmail command); with an address local_networks decides.
+            authenticated_user="local" if known.get("SOURCE") == "LOCAL" and not address else "",
             received_at=self._owner.clock(),
         )
 

@@ -188,6 +188,8 @@ def write_manifest(path: Path, fields: Mapping[str, Any]) -> None:
         for file in sorted(path.iterdir())
         if file.is_file() and file.name not in {MANIFEST, "CARD.md"}
     }
+    for name in files:
+        (path / name).chmod(0o644)  # safetensors writes 0600; a version holds no secrets
     manifest = {"format": FORMAT, **fields, "files": files}
     text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=False)
     (path / MANIFEST).write_text(text + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ only the layer norms do). Weights become int8 per channel, activations uint8 at 
 """
 
 import json
+import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -53,6 +54,8 @@ def export_network(network: SpamClassifier, tokenizer: Tokenizer, directory: Pat
             hidden_size=network.encoder.config.hidden_size,
             opt_level=0,
         ).save_model_to_file(str(fused))
+        # onnxruntime advises a shape inference that its own fused operators defeat.
+        logging.getLogger().addFilter(lambda record: "pre-processing" not in record.getMessage())
         quantize_dynamic(
             fused,
             directory / NETWORK_FILE,

@@ -146,10 +146,10 @@ def train_version(
     if recipe.oversample:
         chosen = oversampled(chosen, recipe.training.seed)
     console.print(f"training on {len(chosen):,} messages, {len(held_out):,} held out")
-    network = fine_tune(chosen, training, recipe, output, console)
+    fine_tune(chosen, training, recipe, output, console)
     calibration = _calibrate(output, held_out, recipe, name)
     calibration.save(output / CALIBRATION_FILE)
-    measured = _measure(output, name, held_out, network, calibration, recipe)
+    measured = _measure(_unfinished(output, name, recipe), held_out, calibration, recipe)
     write_manifest(
         output,
         {
@@ -215,8 +215,9 @@ def class_weights(is_spam: npt.NDArray[np.bool_], recipe: Recipe) -> npt.NDArray
             raw = {value: (1 - 0.999) / (1 - 0.999**count) for value, count in counts.items()}
     lightest = min(raw.values())
     capped = {value: min(w / lightest, recipe.max_class_weight) for value, w in raw.items()}
-    weights = np.where(is_spam, capped[True], capped[False])
-    return (weights / weights.mean()).astype(np.float32)
+    weights = np.where(is_spam, capped[True], capped[False]).astype(np.float32)
+    normalised: npt.NDArray[np.float32] = weights / weights.mean()
+    return normalised
 
 
 def oversampled(examples: Sequence[Example], seed: int) -> list[Example]:
@@ -234,7 +235,7 @@ def fine_tune(
     recipe: Recipe,
     output: Path,
     console: Console,
-) -> SpamClassifier:
+) -> None:
     """Build the network, train it and write its files."""
     base = find_base(recipe.base)
     if Path(base, WEIGHTS_FILE).exists() and Path(base, MANIFEST).exists():
@@ -270,12 +271,9 @@ def fine_tune(
                     f"messages/s, {now.seconds_left:.0f} s left"
                 )
     export_network(network, tokenizer, output)
-    return network
 
 
-def _calibrate(
-    output: Path, held_out: Sequence[Example], recipe: Recipe, name: str
-) -> Calibration:
+def _calibrate(output: Path, held_out: Sequence[Example], recipe: Recipe, name: str) -> Calibration:
     """Fit the two logits' weights on held-out groups; each corpus counts alike per class."""
     both = Calibration(bert=1.0, linear=1.0, bias=0.0)
     both.save(output / CALIBRATION_FILE)
@@ -290,8 +288,7 @@ def _unfinished(output: Path, name: str, recipe: Recipe) -> ModelVersion:
     thresholds = {"unsure": 0.5, "spam": 0.9}
     fields = {"version": name, "max_tokens": recipe.training.max_tokens, "thresholds": thresholds}
     write_manifest(output, fields)
-    version = ModelVersion.read(output)
-    return version
+    return ModelVersion.read(output)
 
 
 def _corpus_weights(examples: Sequence[Example]) -> npt.NDArray[np.float64]:
@@ -302,15 +299,9 @@ def _corpus_weights(examples: Sequence[Example]) -> npt.NDArray[np.float64]:
 
 
 def _measure(
-    output: Path,
-    name: str,
-    held_out: Sequence[Example],
-    network: SpamClassifier,
-    calibration: Calibration,
-    recipe: Recipe,
+    version: ModelVersion, held_out: Sequence[Example], calibration: Calibration, recipe: Recipe
 ) -> dict[str, Any]:
     """Choose thresholds and compare int8 with float32, on held-out mail."""
-    version = _unfinished(output, name, recipe)
     found = scored_logits(held_out, version, workers=2)
     is_spam = np.array([example.is_spam for example in held_out])
     scores = calibration.probabilities(found[:, 0], found[:, 1])
@@ -321,11 +312,10 @@ def _measure(
     measured = metrics.figures(
         scores, is_spam, unsure_threshold=unsure, spam_threshold=spam_threshold
     )
-    network_, tokenizer = load_network(output)
-    del network
+    network, tokenizer = load_network(version.path)
     part = slice(0, COMPARED_MESSAGES)
     texts = [example.text for example in held_out[part]]
-    full = network_logits(network_, tokenizer, texts, max_tokens=recipe.training.max_tokens)
+    full = network_logits(network, tokenizer, texts, max_tokens=recipe.training.max_tokens)
     full_scores = calibration.probabilities(full, found[part, 1])
     flips = (full_scores >= spam_threshold) != (scores[part] >= spam_threshold)
     return {
@@ -339,9 +329,7 @@ def _measure(
     }
 
 
-def bounded_threshold(
-    ham: npt.NDArray[np.float64], false_positive_rate: float
-) -> float:
+def bounded_threshold(ham: npt.NDArray[np.float64], false_positive_rate: float) -> float:
     """Return the lowest threshold whose false-positive rate is bounded with 95 % confidence.
 
     The upper end of Wilson's interval must not exceed the rate; where there is too little ham

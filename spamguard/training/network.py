@@ -19,7 +19,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from spamguard.errors import TrainingError
 
 Pooling = Literal["cls", "mean", "attention"]
-MIN_PIECE_COUNT = 2  # a piece seen once in the training mail is a typo or a name
+MIN_PIECE_COUNT = 6  # of 50,000 messages: rarer pieces are names and typos, spelled by others
 ALWAYS_KEPT_PIECES = 8_000  # the vocabulary's own order is by frequency: its head always stays
 
 
@@ -114,7 +114,8 @@ def prune_vocabulary(
 ) -> Tokenizer:
     """Keep the pieces that mail uses, in tokenizer and embedding table; return the tokenizer.
 
-    Pieces that go are spelled by those that stay: single characters are never dropped.
+    Pieces that go are spelled by those that stay: single characters are kept when they were
+    seen at all, or are common (the vocabulary's order is by frequency).
     """
     used: Counter[int] = Counter()
     for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
@@ -135,7 +136,7 @@ def prune_vocabulary(
         if index < ALWAYS_KEPT_PIECES
         or used[index] >= MIN_PIECE_COUNT
         or piece in special
-        or len(piece.lstrip("▁").removeprefix("##")) <= 1
+        or (used[index] and len(piece.lstrip("▁").removeprefix("##")) <= 1)
     ]
     new_index = {old: new for new, old in enumerate(kept)}
     if is_unigram:

@@ -152,8 +152,7 @@ def scan(
 
     config = context.read()
     store = ModelStore(config.paths.models)
-    wanted = version or config.model.version
-    model = store.get(wanted) if wanted else store.current()
+    model = store.get(version or config.model.version)
     sources = scanning.find_sources(paths)
 
     async def run() -> bool:
@@ -193,8 +192,7 @@ def config_check(context: _Context) -> None:
 
     settings = context.read()
     store = ModelStore(settings.paths.models)
-    wanted = settings.model.version
-    version = store.get(wanted) if wanted else store.current()
+    version = store.get(settings.model.version)
     version.verify()
     click.echo(f"configuration is good; model {version.name} is intact")
 
@@ -239,8 +237,7 @@ def models_list(context: _Context, as_json: bool) -> None:  # noqa: FBT001 - a f
 
     settings = context.read()
     store = ModelStore(settings.paths.models)
-    wanted = settings.model.version
-    current = store.get(wanted) if wanted else store.current()
+    current = store.get(settings.model.version)
     versions = store.versions()
     if as_json:
         click.echo(json.dumps([dict(v.manifest) for v in versions], indent=2))
@@ -255,8 +252,8 @@ def models_show(context: _Context, name: str) -> None:
     """Print a version's manifest, after checking its files."""
     from spamguard.model.store import ModelStore
 
-    store = ModelStore(context.read().paths.models)
-    version = store.get(name) if name else store.current()
+    settings = context.read()
+    version = ModelStore(settings.paths.models).get(name or settings.model.version)
     version.verify()
     click.echo(json.dumps(dict(version.manifest), indent=2, ensure_ascii=False))
 
@@ -458,7 +455,7 @@ def evaluate(
 
     settings = context.read()
     store = ModelStore(settings.paths.models)
-    model = store.get(version) if version else store.current()
+    model = store.get(version or settings.model.version)
     with progress_bar(visible=not as_json) as bar:
         examples = [
             example

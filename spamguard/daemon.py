@@ -158,8 +158,7 @@ class Daemon:
             self._lock_file.close()
 
     def _wanted_version(self) -> ModelVersion:
-        wanted = self.config.model.version
-        return self.store.get(wanted) if wanted else self.store.current()
+        return self.store.get(self.config.model.version)
 
     def _build_pool(self, version: ModelVersion) -> ScorerPool:
         return ScorerPool(

@@ -6,7 +6,10 @@ the parent sees a dead worker and starts another.
 """
 
 import faulthandler
+import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -59,9 +62,18 @@ def start(path: str, hard_limit_seconds: float) -> None:
     The parent has verified the checksums.
     """
     global _scorer, _hard_limit_seconds  # noqa: PLW0603 - a process pool's initializer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _hard_limit_seconds = hard_limit_seconds
     _scorer = MessageScorer(Classifier(ModelVersion.read(Path(path))))
     _scorer.score(WARM_UP_MESSAGE)
+
+
+def _end_with_parent() -> None:
+    """End this process when the daemon is gone, however it went: nobody else would."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(0)
 
 
 def score(raw: bytes) -> Score:

@@ -127,11 +127,17 @@ class ModelStore:
         return self.get(name)
 
     def get(self, name: str) -> ModelVersion:
-        """Return a version by name, by directory path, or "default" for the shipped one.
+        """Return a version.
+
+        Args:
+            name: of a version, a directory's path, "default" for the shipped one, or "" for
+                the one in use.
 
         Raises:
             ModelLoadError: there is none.
         """
+        if not name:
+            return self.current()
         if name == "default":
             return ModelVersion.read(SHIPPED)
         if "/" in name:

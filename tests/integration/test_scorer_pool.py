@@ -1,0 +1,168 @@
+"""Real scorer processes: crashes, hangs, overload and changes of version cost what they may."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from spamguard.errors import (
+    ModelCorruptError,
+    ModelLoadError,
+    OverloadedError,
+    ScoringTimeoutError,
+    WorkerCrashedError,
+)
+from spamguard.model.pool import ScorerPool
+from spamguard.model.store import ModelVersion
+from spamguard.observe import Metrics
+from tests.support.mail import HAM, SPAM, message
+from tests.support.toy_model import write_toy_model
+
+
+@pytest.fixture
+async def start(tmp_path):
+    pools = []
+
+    async def starter(**options):
+        version = ModelVersion.read(write_toy_model(tmp_path / "toy"))
+        settings = {"workers": 1, "max_waiting": 50, "hard_limit_seconds": 30, **options}
+        pool = ScorerPool(version, metrics=Metrics(), **settings)
+        await pool.start()
+        pools.append(pool)
+        return pool
+
+    yield starter
+    for pool in pools:
+        for process in pool.process_ids:
+            _signal(process, signal.SIGCONT)
+        await pool.stop()
+
+
+def _signal(process, number):
+    try:
+        os.kill(process, number)
+    except ProcessLookupError:
+        pass
+
+
+async def _until(condition):
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_messages_are_scored_by_every_process(start):
+    pool = await start(workers=2)
+    scores = await asyncio.gather(
+        *(pool.score(message(t), timeout_seconds=30) for t in [HAM, SPAM] * 20)
+    )
+    assert [s.spam_probability > 0.9 for s in scores] == [False, True] * 20
+    assert len(pool.process_ids) == 2
+
+
+async def test_a_crash_costs_the_message_in_flight_and_no_other(start):
+    pool = await start()
+    (process,) = pool.process_ids
+    os.kill(process, signal.SIGSTOP)
+    victim = asyncio.create_task(pool.score(message(HAM), timeout_seconds=30))
+    waiting = asyncio.create_task(pool.score(message(SPAM), timeout_seconds=30))
+    await asyncio.sleep(0.2)
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(WorkerCrashedError):
+        await victim
+    assert (await waiting).spam_probability > 0.9
+    assert process not in pool.process_ids
+
+
+async def test_a_scorer_killed_while_idle_is_replaced(start):
+    pool = await start()
+    (process,) = pool.process_ids
+    os.kill(process, signal.SIGKILL)
+    await asyncio.sleep(0.2)
+    try:
+        await pool.score(message(HAM), timeout_seconds=30)
+    except WorkerCrashedError:
+        pass  # it is noticed at the latest now
+    assert (await pool.score(message(SPAM), timeout_seconds=30)).spam_probability > 0.9
+
+
+async def test_a_hang_times_out_and_the_scorer_is_replaced_at_the_hard_limit(start):
+    pool = await start(hard_limit_seconds=0.5)
+    (process,) = pool.process_ids
+    os.kill(process, signal.SIGSTOP)
+    with pytest.raises(ScoringTimeoutError):
+        await pool.score(message(HAM), timeout_seconds=0.3)
+    # Stopped, it cannot end itself; the pool gives up on it five seconds past the limit.
+    await _until(lambda: pool.process_ids and process not in pool.process_ids)
+    assert (await pool.score(message(SPAM), timeout_seconds=30)).spam_probability > 0.9
+
+
+async def test_more_waiting_than_allowed_are_refused_at_once(start):
+    pool = await start(max_waiting=2)
+    (process,) = pool.process_ids
+    os.kill(process, signal.SIGSTOP)
+    tasks = [asyncio.create_task(pool.score(message(HAM), timeout_seconds=20)) for _ in range(5)]
+    await asyncio.sleep(0.2)
+    refused = [task for task in tasks if task.done()]
+    assert len(refused) == 2
+    assert all(isinstance(task.exception(), OverloadedError) for task in refused)
+    os.kill(process, signal.SIGCONT)
+    assert len(await asyncio.gather(*(t for t in tasks if t not in refused))) == 3
+
+
+async def test_a_cancelled_wait_gives_the_scorer_back(start):
+    pool = await start()
+    task = asyncio.create_task(pool.score(message(HAM), timeout_seconds=20))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await pool.score(message(SPAM), timeout_seconds=20)).spam_probability > 0.9
+
+
+async def test_switching_versions_under_load_fails_no_message(start, tmp_path):
+    pool = await start(workers=2)
+    new = ModelVersion.read(write_toy_model(tmp_path / "new", name="toy-2", spam_words=["tea"]))
+    seen = set()
+
+    async def load():
+        while "toy-2" not in seen:
+            seen.add((await pool.score(message("tea"), timeout_seconds=20)).model_version)
+
+    tasks = [asyncio.create_task(load()) for _ in range(4)]
+    await asyncio.sleep(0.1)
+    await pool.switch(new)
+    async with asyncio.timeout(30):
+        await asyncio.gather(*tasks)
+    assert seen == {"toy-1", "toy-2"}
+    assert (await pool.score(message("tea"), timeout_seconds=20)).spam_probability > 0.9
+    assert len(pool.process_ids) == 2
+
+
+async def test_a_corrupt_version_does_not_replace_the_one_that_serves(start, tmp_path):
+    pool = await start()
+    path = write_toy_model(tmp_path / "bad", name="toy-2")
+    (path / "calibration.json").write_text("{}")
+    with pytest.raises(ModelCorruptError, match=r"calibration\.json: SHA-256"):
+        await pool.switch(ModelVersion.read(path))
+    assert (await pool.score(message(SPAM), timeout_seconds=20)).model_version == "toy-1"
+
+
+async def test_a_version_that_no_scorer_can_load_is_an_error(tmp_path):
+    path = write_toy_model(tmp_path / "bad")
+    from spamguard.model.store import write_manifest
+
+    manifest = dict(ModelVersion.read(path).manifest)
+    (path / "linear.safetensors").write_bytes(b"not safetensors")
+    write_manifest(path, {k: v for k, v in manifest.items() if k not in {"files", "format"}})
+    pool = ScorerPool(
+        ModelVersion.read(path),
+        workers=1,
+        max_waiting=1,
+        hard_limit_seconds=5,
+        metrics=Metrics(),
+    )
+    with pytest.raises(ModelLoadError, match="no scorer came up"):
+        await pool.start()
+    await pool.stop()

@@ -505,7 +505,8 @@ def completion(shell: str) -> None:
 def _print(renderable: Any) -> None:
     from rich.console import Console
 
-    Console(highlight=False).print(renderable)
+    # A pipe has no width: give tables room instead of rich's 80 columns.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(renderable)
 
 
 def main() -> None:

@@ -126,8 +126,7 @@ def train_network(
     steps_per_epoch = math.ceil(len(texts) / settings.batch_size)
     steps = max(1, round(settings.epochs * steps_per_epoch))
     optimizer = torch.optim.AdamW(_parameter_groups(network, settings))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_up_and_decay(steps, settings))
-    step = _resume(checkpoint, network, optimizer, schedule, settings)
+    step = _resume(checkpoint, network, optimizer, settings)
     all_targets, all_weights = torch.from_numpy(targets), torch.from_numpy(weights)
     losses: list[float] = []
     started = saved = time.monotonic()
@@ -143,8 +142,10 @@ def train_network(
             loss = (loss * all_weights[rows].to(device)).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+            factor = warm_up_and_decay(step, steps, settings.warm_up)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
             optimizer.step()
-            schedule.step()
             optimizer.zero_grad(set_to_none=True)
             losses = [*losses[-49:], loss.item()]
             step += 1
@@ -155,7 +156,7 @@ def train_network(
                     step=step,
                     steps=steps,
                     loss=float(np.mean(losses)),
-                    learning_rate=float(schedule.get_last_lr()[-1]),
+                    learning_rate=float(optimizer.param_groups[-1]["lr"]),
                     messages_per_second=rate * settings.batch_size,
                     seconds_left=(steps - step) / rate,
                 )
@@ -203,19 +204,16 @@ def _parameter_groups(network: SpamClassifier, settings: Settings) -> list[dict[
             continue
         rate = settings.learning_rate * settings.layer_decay ** (layers - depth)
         decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-        groups.append({"params": [parameter], "lr": rate, "weight_decay": decay})
+        groups.append({"params": [parameter], "peak_lr": rate, "weight_decay": decay})
     return groups
 
 
-class _warm_up_and_decay:  # noqa: N801 - reads as the function it is
-    def __init__(self, steps: int, settings: Settings) -> None:
-        self._steps = steps
-        self._warm = max(1, round(steps * settings.warm_up))
-
-    def __call__(self, step: int) -> float:
-        if step < self._warm:
-            return (step + 1) / self._warm
-        return max(0.0, (self._steps - step) / max(1, self._steps - self._warm))
+def warm_up_and_decay(step: int, steps: int, warm_up: float) -> float:
+    """Return the learning rate's factor: linear from 0 to 1, then linear to 0."""
+    warm = max(1, round(steps * warm_up))
+    if step < warm:
+        return (step + 1) / warm
+    return (steps - step) / max(1, steps - warm)
 
 
 def _loss(logits: Tensor, targets: Tensor, settings: Settings) -> Tensor:
@@ -304,7 +302,6 @@ def _resume(
     path: Path | None,
     network: SpamClassifier,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
     settings: Settings,
 ) -> int:
     """Load a checkpoint of the same settings; return the step to go on from."""
@@ -327,7 +324,4 @@ def _resume(
     whole = optimizer.state_dict()
     whole["state"] = state
     optimizer.load_state_dict(whole)
-    step = int(header["step"])
-    schedule.last_epoch = step - 1
-    schedule.step()
-    return step
+    return int(header["step"])

@@ -364,7 +364,7 @@ def _leaf(part: email.message.Message, content_type: str, body: bytes, found: _F
     if len(text) > room:
         text = text[:room]
         found.cut("text-size")
-    if content_type == "text/html":
+    if content_type == "text/html" or ("content-type" not in part and _LOOKS_LIKE_HTML.match(text)):
         found.html.append(text)
         found.html_chars += len(text)
     else:
@@ -372,6 +372,10 @@ def _leaf(part: email.message.Message, content_type: str, body: bytes, found: _F
         found.text_chars += len(text)
 
 
+# A body that nothing declares, but which is HTML: corpora without headers, careless senders.
+_LOOKS_LIKE_HTML = re.compile(
+    r"\s*<(?:!doctype|html|head|body|div|table|center|style|meta)\b", re.IGNORECASE
+)
 _NOT_BASE64 = bytes(set(range(256)) - set(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 ))  # fmt: skip

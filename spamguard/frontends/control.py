@@ -39,7 +39,6 @@ class ControlServer:
         Raises:
             OSError: the directory is missing or not ours.
         """
-        path.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(
             self._answer, str(path), limit=MAX_LINE_BYTES
         )

@@ -101,8 +101,11 @@ class SmtpServer:
         return bound
 
     async def start_unix(self, path: Path, mode: int) -> None:
-        """Listen on a Unix socket with the given file mode, replacing a stale one."""
-        path.unlink(missing_ok=True)
+        """Listen on a Unix socket with the given file mode, replacing a stale socket.
+
+        Raises:
+            OSError: the directory is missing or not ours, or there is another kind of file.
+        """
         loop = asyncio.get_running_loop()
         self._servers.append(await loop.create_unix_server(self._session, str(path)))
         path.chmod(mode)

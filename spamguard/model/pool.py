@@ -52,15 +52,15 @@ class _Slot:
             raise ModelLoadError(f"{self.version.path}: no scorer came up: {error}") from error
 
     def stop(self) -> None:
-        self.executor.shutdown(wait=False, cancel_futures=True)
-        for process in list((self.executor._processes or {}).values()):  # noqa: SLF001 - see kill
-            process.terminate()
+        """End the process at once, whatever it does.
 
-    def kill(self) -> None:
-        """End the process at once; the executor offers no public way before Python 3.14."""
-        for process in list((self.executor._processes or {}).values()):  # noqa: SLF001
-            process.kill()
+        The executor offers no public way to that before Python 3.14, and forgets its processes
+        when it is shut down.
+        """
+        processes = list((self.executor._processes or {}).values())  # noqa: SLF001
         self.executor.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.kill()
 
 
 class ScorerPool:
@@ -212,7 +212,7 @@ class ScorerPool:
         """Start a new scorer in the place of a dead one."""
         self._metrics.count("scorer_crashes")
         log.warning("scorer died, starting another", extra={"pid": slot.process_id})
-        slot.kill()
+        slot.stop()
         was_in_use = slot in self._slots
         self._slots.discard(slot)
         if was_in_use and not self._is_stopped:

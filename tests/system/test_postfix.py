@@ -8,6 +8,7 @@ import signal
 import smtplib
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -267,3 +268,58 @@ def test_kill_9_in_the_middle_of_50_messages_loses_none_by_content_filter(site):
     sent, arrived = custody(site, "filtered_port", count=50, kills={15, 35})
     assert sent == sorted(set(arrived))
     assert len(arrived) - len(sent) <= 2 * 4
+
+
+@pytest.mark.parametrize("door", ["milter_port", "proxy_port"])
+def test_spam_is_refused_at_smtp_time_where_policy_says_so(site, door):
+    site.restart_with(**{"policy.spam": "reject"})
+    try:
+        with pytest.raises(smtplib.SMTPDataError) as refused:
+            send(port_of(site, door), message(SPAM))
+        assert refused.value.smtp_code == 550
+        assert b"5.7.1 message refused as spam, id " in refused.value.smtp_error
+        assert [] == site.mailbox.messages
+    finally:
+        site.restart_with(**{"policy.spam": "quarantine"})
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_spam_is_redirected_where_policy_says_so(site, door):
+    site.restart_with(**{"policy.spam": "redirect", "policy.redirect_to": "trap@test.example"})
+    try:
+        send(port_of(site, door), message(SPAM), to=("a@test.example", "b@test.example"))
+        ((sender, recipients, delivered),) = site.mailbox.wait(1)
+        assert (sender, recipients) == ("ann@sender.example", ("trap@test.example",))
+        assert b"X-Spam-Flag: YES" in delivered
+    finally:
+        site.restart_with(**{"policy.spam": "quarantine", "policy.redirect_to": ""})
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_mail_of_local_clients_is_tagged_not_held(site, door):
+    with smtplib.SMTP("127.0.0.1", port_of(site, door), timeout=60) as client:
+        client.sendmail("ann@sender.example", ["bob@test.example"], message(SPAM))
+    (parsed,) = received(site)
+    assert parsed.header("x-spam-flag") == "YES"
+    assert parsed.header("subject") == "[SPAM] A test"
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_hostile_samples_pass_and_the_next_message_is_judged(site, door):
+    samples = sorted((Path(__file__).parents[2] / "sample_mail").glob("hostile-*.eml"))
+    assert samples
+    taken = 0
+    for path in samples:
+        try:
+            send(port_of(site, door), path.read_bytes())
+            taken += 1
+        except smtplib.SMTPException:
+            continue  # Postfix's own limits refuse some (too many hops, too long headers)
+    send(port_of(site, door), message(UNSURE, subject="after"))
+    wait_for(
+        lambda: any(b"Subject: after" in raw for _, _, raw in site.mailbox.messages),
+        seconds=60,
+        what="the message after the hostile ones",
+    )
+    assert taken >= len(samples) // 2
+    assert site.daemon.status()["counters"].get("milter_protocol_errors", 0) == 0

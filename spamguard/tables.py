@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from spamguard.model.store import ModelVersion
     from spamguard.quarantine import HeldMessage
     from spamguard.scan import Result
-    from spamguard.training.evaluate import Evaluation
+    from spamguard.training.evaluate import Evaluation, TradeOff
 
 _COLOURS = {
     Label.HAM: "green",
@@ -241,5 +241,25 @@ def evaluation_table(found: "Evaluation") -> RenderableType:
             f"{100 * figures.f1:.1f}" if ham and spam else "",
             f"{figures.lam_percent:.2f}" if ham and spam else "",
             f"{100 * figures.expected_calibration_error:.1f}" if ham and spam else "",
+        )
+    return table
+
+
+def trade_off_table(rows: Sequence["TradeOff"]) -> RenderableType:
+    """Return what each threshold would do; the interval is Wilson's, at 95 %."""
+    from spamguard.training.metrics import wilson
+
+    table = _table(
+        "#threshold", "#ham flagged", "#95 % interval", "#worst source", "", "#spam caught"
+    )
+    for row in rows:
+        low, high = wilson(row.false_positives, row.ham)
+        table.add_row(
+            f"{row.threshold:.4f}",
+            f"{100 * row.false_positives / max(1, row.ham):.2f} %",
+            f"{100 * low:.2f} to {100 * high:.2f} %",
+            f"{100 * row.worst_rate:.2f} %",
+            row.worst_corpus,
+            f"{100 * row.caught:.1f} %",
         )
     return table

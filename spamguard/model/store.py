@@ -10,11 +10,11 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from spamguard.errors import ModelCorruptError, ModelLoadError
+from spamguard.errors import ModelCorruptError, ModelLoadError, StoreError
 from spamguard.verdict import Thresholds
 
 FORMAT = 1  # of the version directory; raised when an older daemon could not read a newer one
@@ -179,6 +179,20 @@ class ModelStore:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+    def set_thresholds(self, version: ModelVersion, thresholds: Thresholds) -> None:
+        """Store other thresholds with a version; the manifest is replaced atomically.
+
+        Raises:
+            StoreError: the manifest cannot be written (the shipped version is not yours).
+        """
+        manifest = {**version.manifest, "thresholds": asdict(thresholds)}
+        part = version.path / f"{MANIFEST}.part"
+        try:
+            part.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            part.replace(version.path / MANIFEST)
+        except OSError as error:
+            raise StoreError(f"{part}: {error.strerror or error}") from error
 
     def _shipped(self) -> ModelVersion | None:
         try:

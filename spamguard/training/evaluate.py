@@ -6,7 +6,7 @@ was trained. No torch in here: an administrator can evaluate without the trainin
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spamguard.model.calibration import Calibration
 from spamguard.model.classifier import Classifier
-from spamguard.model.store import ModelVersion
+from spamguard.model.store import CALIBRATION_FILE, ModelVersion
 from spamguard.training.dataset import Example
 from spamguard.training.metrics import FIXED_FALSE_POSITIVE_RATES, Figures, figures, wilson
 from spamguard.verdict import Thresholds
@@ -24,6 +25,59 @@ MIN_SLICE = 20  # smaller slices say nothing
 _CHUNK = 200
 
 _classifier: Classifier | None = None  # of a worker process
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TradeOff:
+    """What one threshold would do on one data set; rates 0 to 1.
+
+    Attributes:
+        threshold: the spam probability.
+        false_positives, ham: ham at or above it, and all ham.
+        worst_corpus, worst_rate: the source with the highest rate of ham at or above it.
+        caught: share of the spam at or above it.
+    """
+
+    threshold: float
+    false_positives: int
+    ham: int
+    worst_corpus: str
+    worst_rate: float
+    caught: float
+
+
+def trade_offs(
+    examples: Sequence[Example], scores: npt.NDArray[np.float64], thresholds: Sequence[float]
+) -> list[TradeOff]:
+    """Return what each threshold would do, for choosing one.
+
+    Args:
+        examples: labelled messages.
+        scores: their spam probabilities, shape (messages,).
+        thresholds: the candidates.
+    """
+    is_spam = np.array([example.is_spam for example in examples], dtype=bool)
+    corpus = np.array([example.corpus for example in examples])
+    sources = {
+        name: scores[(corpus == name) & ~is_spam]
+        for name in sorted(set(corpus.tolist()))
+        if ((corpus == name) & ~is_spam).sum() >= MIN_SLICE
+    }
+    found = []
+    for threshold in thresholds:
+        rates = {name: float((ham >= threshold).mean()) for name, ham in sources.items()}
+        worst = max(rates, key=rates.__getitem__, default="")
+        found.append(
+            TradeOff(
+                threshold=threshold,
+                false_positives=int((scores[~is_spam] >= threshold).sum()),
+                ham=int((~is_spam).sum()),
+                worst_corpus=worst,
+                worst_rate=rates.get(worst, 0.0),
+                caught=float((scores[is_spam] >= threshold).mean()),
+            )
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +137,19 @@ def logits(
     return np.concatenate(found) if found else np.zeros((0, 2))
 
 
+def probabilities(
+    examples: Sequence[Example],
+    version: ModelVersion,
+    *,
+    workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Return the calibrated spam probabilities, shape (messages,)."""
+    both = logits(examples, version, workers=workers, progress=progress)
+    calibration = Calibration.load(version.path / CALIBRATION_FILE)
+    return calibration.probabilities(both[:, 0], both[:, 1])
+
+
 def _start(path: str) -> None:
     global _classifier  # noqa: PLW0603 - a process pool's initializer
     _classifier = Classifier(ModelVersion.read(Path(path)))
@@ -106,8 +173,7 @@ def evaluate(
     Slices of one class alone are compared with the whole other class: a source of nothing but
     phishing has no ham of its own.
     """
-    both = logits(examples, version, workers=workers, progress=progress)
-    scores = Classifier(version).calibration.probabilities(both[:, 0], both[:, 1])
+    scores = probabilities(examples, version, workers=workers, progress=progress)
     return evaluate_scores(
         examples, scores, model_version=version.name, thresholds=thresholds or version.thresholds
     )
@@ -155,8 +221,6 @@ def _figures(
 
 
 def _with_separation(own: Figures, wide: Figures) -> Figures:
-    from dataclasses import replace
-
     return replace(
         own, one_minus_roca_percent=wide.one_minus_roca_percent, caught_at=wide.caught_at
     )

@@ -155,6 +155,21 @@ def test_evaluate_prints_figures_as_table_and_json(trained):
     assert everything["one_minus_roca_percent"] < 5
 
 
+def test_thresholds_are_shown_with_what_they_would_do_and_stored(trained, tmp_path):
+    import shutil
+
+    version, dataset = trained
+    copy = shutil.copytree(version.path, tmp_path / "copy")
+    command = [sys.executable, "-m", "spamguard", "-c", os.devnull, "models", "thresholds"]
+    command += [str(dataset), "--model", str(copy), "--unsure", "0.6", "--spam", "0.9"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "0.9900" in shown.stdout
+    assert "worst source" in shown.stdout
+    stored = ModelVersion.read(copy)
+    stored.verify()
+    assert (stored.thresholds.unsure, stored.thresholds.spam) == (0.6, 0.9)
+
+
 def test_a_killed_run_goes_on_at_its_checkpoint_to_the_same_weights(base, tmp_path, monkeypatch):
     monkeypatch.setattr("spamguard.training.loop.CHECKPOINT_SECONDS", 0.0)
     texts = [f"viagra {n}" if n % 2 else f"meeting {n}" for n in range(64)]

@@ -102,7 +102,7 @@ class ParsedMessage:
         """Return (display name, address) of the first address in a field, or ("", "")."""
         value = next((v for n, v in self.headers if n == name), "")
         display_name, address = email.utils.parseaddr(value)
-        if not address and "@" in value:  # e.g. an unquoted comma or colon in the name
+        if "@" not in address and "@" in value:  # e.g. an unquoted comma or colon in the name
             found = re.search(r"[^\s<>,;\"]+@[^\s<>,;\"]+", value)
             address = found.group() if found else ""
             display_name = display_name or value.partition("<")[0]
@@ -111,7 +111,7 @@ class ParsedMessage:
     @property
     def from_domain(self) -> str:
         """Domain of the From address in lower case, or ""."""
-        return self.address("from")[1].rpartition("@")[2].lower().strip(".> ")
+        return domain_of_address(self.address("from")[1])
 
     @property
     def authentication_results(self) -> tuple[str, ...]:
@@ -174,6 +174,11 @@ def parse_message(raw: bytes) -> ParsedMessage:
         defects=tuple(found.defects),
         truncated=found.truncated or page.truncated,
     )
+
+
+def domain_of_address(address: str) -> str:
+    """Return the domain of a mail address in lower case, or "" when there is none."""
+    return address.rpartition("@")[2].lower().strip(".> ") if "@" in address else ""
 
 
 _NOT_LETTER = re.compile(r"[\W\d_]+")
@@ -420,7 +425,7 @@ def _guess_charset(data: bytes, declared: str, found: _Findings) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start > len(data) - 4 and error.start > 0:  # cut inside the last character
+        if error.reason == "unexpected end of data":  # cut inside the last character
             return data.decode("utf-8", "ignore")
         found.defects["charset"] = None
     for codec in (declared, "iso-2022-jp" if b"\x1b$" in data else ""):

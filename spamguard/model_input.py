@@ -14,7 +14,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from spamguard.html import registered_domain
-from spamguard.message import ParsedMessage
+from spamguard.message import ParsedMessage, domain_of_address
 
 MAX_TEXT_CHARS = 6000  # what any model of ours may look at; the BERT takes less
 HEAD_CHARS = 4500  # of a longer text, its beginning …
@@ -74,8 +74,8 @@ def _visible_text(message: ParsedMessage) -> str:
 def _notes(message: ParsedMessage, from_name: str, from_address: str) -> list[str]:
     """What the header and the links say about who really writes, in words."""
     notes = []
-    sender_domain = registered_domain(from_address.rpartition("@")[2].lower())
-    reply_domain = registered_domain(message.address("reply-to")[1].rpartition("@")[2].lower())
+    sender_domain = registered_domain(domain_of_address(from_address))
+    reply_domain = registered_domain(domain_of_address(message.address("reply-to")[1]))
     if reply_domain and sender_domain and reply_domain != sender_domain:
         notes.append(f"replies go to {reply_domain[:40]}")
     claimed = _ADDRESS.search(from_name)
@@ -97,7 +97,7 @@ def _notes(message: ParsedMessage, from_name: str, from_address: str) -> list[st
 
 
 def _shown_domain(address: str) -> str:
-    return _short(registered_domain(address.rpartition("@")[2].lower().strip(".> ")))
+    return _short(registered_domain(domain_of_address(address)))
 
 
 def _short(domain: str) -> str:

@@ -5,10 +5,11 @@ be read or scored is reported as unscored; the others go on.
 """
 
 import asyncio
-import mailbox
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,32 @@ def _file(path: Path) -> Iterator[Source]:
     if not is_mbox:
         yield Source(name=str(path), read=path.read_bytes)
         return
-    box = mailbox.mbox(path, create=False)
-    for number, key in enumerate(box.keys(), start=1):
-        yield Source(name=f"{path}#{number}", read=lambda key=key: box.get_bytes(key))  # type: ignore[misc]
+    for number, (start, end) in enumerate(_mbox_messages(path), start=1):
+        yield Source(name=f"{path}#{number}", read=partial(_read_part, path, start, end))
+
+
+def _mbox_messages(path: Path) -> Iterator[tuple[int, int]]:
+    """Yield where each message of an mbox begins and ends, without its "From " line.
+
+    Offsets and not messages: an mbox can be larger than the memory (`mailbox.mbox` keeps the
+    file open for as long as anybody might read).
+    """
+    with path.open("rb") as stream:
+        start, position, is_after_blank = -1, 0, True
+        for line in stream:
+            if is_after_blank and line.startswith(b"From "):
+                if start >= 0:
+                    yield start, position
+                start = position + len(line)
+            position += len(line)
+            is_after_blank = line in {b"\n", b"\r\n"}
+        yield start, position
+
+
+def _read_part(path: Path, start: int, end: int) -> bytes:
+    with path.open("rb") as stream:
+        stream.seek(start)
+        return stream.read(end - start)
 
 
 async def scan(

@@ -1,0 +1,130 @@
+"""The core: whatever goes wrong while judging, the message is delivered."""
+
+import asyncio
+
+import pytest
+
+from spamguard.errors import StoreError
+from spamguard.filter import Filter, new_id
+from spamguard.message import Envelope
+from spamguard.observe import Metrics
+from spamguard.verdict import Disposition, Label, Policy, Score, Thresholds
+from tests.support.mail import message
+
+ENVELOPE = Envelope(frontend="t", reverse_path="a@s.example", recipients=("b@h.example",))
+
+
+class FakeScorer:
+    thresholds = Thresholds(unsure=0.5, spam=0.9)
+
+    def __init__(self, answer):
+        self._answer = answer
+
+    async def score(self, raw, *, timeout_seconds):
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        if self._answer == "hang":
+            await asyncio.sleep(60)
+        return Score(spam_probability=self._answer, model_version="m", fingerprint="f")
+
+
+class FakeQuarantine:
+    def __init__(self, error=None):
+        self.held = []
+        self._error = error
+
+    def hold(self, raw, *, envelope, verdict):
+        if self._error:
+            raise self._error
+        self.held.append((raw, envelope, verdict.id))
+
+
+def build(answer, *, quarantine=None, **options):
+    metrics = Metrics()
+    store = quarantine or FakeQuarantine()
+    core = Filter(FakeScorer(answer), store, policy=Policy(), metrics=metrics, **options)
+    return core, store, metrics
+
+
+@pytest.mark.parametrize(
+    ("probability", "label", "disposition"),
+    [
+        (0.1, Label.HAM, Disposition.DELIVER),
+        (0.6, Label.UNSURE, Disposition.TAG),
+        (0.95, Label.SPAM, Disposition.QUARANTINE),
+    ],
+)
+async def test_a_score_becomes_verdict_and_action(probability, label, disposition):
+    core, store, metrics = build(probability)
+    outcome = await core.check(ENVELOPE, message("x"))
+    assert (label, disposition) == (outcome.verdict.label, outcome.action.disposition)
+    assert bool(store.held) == (label is Label.SPAM)
+    assert metrics.snapshot()[f"verdict.{label}"] == 1
+
+
+def failures():
+    from spamguard.errors import OverloadedError, ScoringTimeoutError, WorkerCrashedError
+
+    return [
+        OverloadedError("full"),
+        ScoringTimeoutError("late"),
+        WorkerCrashedError("dead"),
+        RuntimeError("a bug"),
+        MemoryError(),
+        OSError("disk"),
+    ]
+
+
+@pytest.mark.parametrize("error", failures(), ids=lambda e: type(e).__name__)
+async def test_every_failure_while_judging_delivers_unscored(error):
+    core, store, _ = build(error)
+    outcome = await core.check(ENVELOPE, message("x"))
+    assert outcome.verdict.label is Label.UNSCORED
+    assert outcome.action.disposition is Disposition.DELIVER
+    assert store.held == []
+    assert dict(outcome.action.add_headers)["X-Spam-Status"].startswith("Unknown, unscored (")
+
+
+async def test_a_scorer_that_hangs_is_given_up_at_the_deadline():
+    core, _, _ = build("hang", deadline_seconds=0.05)
+    async with asyncio.timeout(5):
+        outcome = await core.check(ENVELOPE, message("x"))
+    assert outcome.verdict.label is Label.UNSCORED
+
+
+async def test_a_quarantine_that_fails_turns_holding_into_tagging():
+    core, _, metrics = build(0.99, quarantine=FakeQuarantine(StoreError("disk full")))
+    outcome = await core.check(ENVELOPE, message("x"))
+    assert outcome.action.disposition is Disposition.TAG
+    assert ("X-Spam-Flag", "YES") in outcome.action.add_headers
+    assert metrics.snapshot()["quarantine_failures"] == 1
+
+
+async def test_a_message_of_which_only_the_beginning_is_there_is_never_held():
+    core, store, _ = build(0.99)
+    outcome = await core.check(ENVELOPE, message("x"), can_hold=False)
+    assert outcome.action.disposition is Disposition.TAG
+    assert store.held == []
+
+
+async def test_the_administrators_thresholds_overrule_the_models():
+    core, _, _ = build(0.6, thresholds=Thresholds(unsure=0.7, spam=0.8))
+    assert (await core.check(ENVELOPE, message("x"))).verdict.label is Label.HAM
+
+
+async def test_an_abort_cancels_and_nothing_else_happens():
+    core, store, metrics = build("hang")
+    task = asyncio.create_task(core.check(ENVELOPE, message("x")))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert store.held == []
+    assert "messages" not in metrics.snapshot()
+
+
+def test_ids_sort_by_time_and_differ():
+    ids = [new_id(1_700_000_000.0 + second) for second in range(50)]
+    assert ids == sorted(ids)
+    assert len({new_id(1.0) for _ in range(1000)}) == 1000
+    assert all(len(i) == 21 and i.isalnum() for i in ids)

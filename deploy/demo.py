@@ -143,7 +143,9 @@ def describe(reply: str, delivered: list[bytes], state: Path) -> tuple[Text, str
         disposition = "deliver" if label in {"ham", "unscored"} else "tag"
         return coloured(label), message.header("x-spam-score"), disposition, "next hop"
     if "held as" in reply:
-        held = QuarantineStore(state / "quarantine", state / "spamguard.db").get(reply.split()[-1])
+        held = QuarantineStore(state / "quarantine", state / "spamguard.db").get(
+            reply.rpartition(" ")[2]
+        )
         return coloured(held.label), f"{held.spam_probability:.4f}", "quarantine", held.id
     return Text("?"), "", "refused", reply
 

@@ -1,6 +1,7 @@
 """Small messages for tests. The toy model (see toy_model.py) calls them by their words."""
 
 import smtplib
+import zlib
 
 HAM = "see you at the meeting tomorrow"
 SPAM = "viagra casino lottery"
@@ -10,7 +11,7 @@ UNSURE = "maybe"
 def message(text, *, subject="A test", sender="ann@sender.example", to="bob@test.example"):
     return (
         f"From: Ann <{sender}>\r\nTo: {to}\r\nSubject: {subject}\r\n"
-        f"Message-ID: <{abs(hash((text, subject)))}@sender.example>\r\n"
+        f"Message-ID: <{zlib.crc32((text + subject).encode())}@sender.example>\r\n"
         f"Date: Mon, 23 Nov 2026 10:00:00 +0000\r\nMIME-Version: 1.0\r\n"
         f"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
         f"{text}\r\n"

@@ -1,6 +1,7 @@
 """The core: whatever goes wrong while judging, the message is delivered."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -121,6 +122,50 @@ async def test_an_abort_cancels_and_nothing_else_happens():
         await task
     assert store.held == []
     assert "messages" not in metrics.snapshot()
+
+
+class SlowQuarantine(FakeQuarantine):
+    def __init__(self):
+        super().__init__()
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def hold(self, raw, *, envelope, verdict):
+        self.begun.set()
+        self.may_end.wait(5)
+        super().hold(raw, envelope=envelope, verdict=verdict)
+
+
+async def test_an_abort_while_holding_leaves_a_whole_record_and_none_by_halves():
+    store = SlowQuarantine()
+    core, _, _ = build(0.99, quarantine=store)
+    task = asyncio.create_task(core.check(ENVELOPE, message("x")))
+    await asyncio.to_thread(store.begun.wait, 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    store.may_end.set()
+    (holding,) = asyncio.all_tasks() - {asyncio.current_task()}
+    await holding
+    assert len(store.held) == 1
+
+
+async def test_a_bug_while_judging_is_logged_once_with_its_traceback(caplog):
+    core, _, _ = build(RuntimeError("a bug"))
+    outcome = await core.check(ENVELOPE, message("x"))
+    (line,) = [line for line in caplog.records if line.levelname == "ERROR"]
+    assert line.id == outcome.verdict.id
+    assert line.exc_info
+    assert "a bug" not in str(outcome.action)  # internals stay out of the message
+
+
+async def test_each_message_has_one_line_with_what_an_administrator_looks_for(caplog):
+    caplog.set_level("INFO", "spamguard")
+    core, _, _ = build(0.95)
+    outcome = await core.check(ENVELOPE, message("x"))
+    (line,) = [line for line in caplog.records if line.msg == "verdict"]
+    assert (line.id, line.label, line.disposition, line.score) == (
+        outcome.verdict.id, "spam", "quarantine", 0.95
+    )  # fmt: skip
 
 
 def test_ids_sort_by_time_and_differ():

@@ -150,7 +150,7 @@ def test_attachments_are_named_not_read():
     body = b"\r\n".join(
         [
             b"--x", b"Content-Type: text/plain", b"", b"see attached",
-            b"--x", b"Content-Type: application/octet-stream; name=\"a.PDF\"",
+            b"--x", b'Content-Type: application/octet-stream; name="a.PDF"',
             b"Content-Disposition: attachment", b"", b"%PDF",
             b"--x", b"Content-Type: text/html", b"Content-Disposition: attachment; filename=v.html",
             b"", b"<b>secret</b>", b"--x--",

@@ -1,5 +1,7 @@
 """Each figure against the slow, obvious computation."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -80,6 +82,50 @@ def test_scores_that_are_frequencies_have_no_calibration_error():
     is_spam = np.concatenate([np.arange(1000) < 100, np.arange(1000) < 900])
     assert expected_calibration_error(scores, is_spam) == pytest.approx(0.0, abs=1e-9)
     assert expected_calibration_error(1 - scores, is_spam) == pytest.approx(0.8)
+
+
+@given(_SETS)
+def test_calibration_error_is_the_mean_gap_of_fifteen_bins(rows):
+    bins = {}
+    for eighths, is_spam in rows:
+        bins.setdefault(min(14, eighths * 15 // 8), []).append((eighths / 8, is_spam))
+    expected = 0.0
+    for members in bins.values():
+        mean = sum(score for score, _ in members) / len(members)
+        share = sum(is_spam for _, is_spam in members) / len(members)
+        expected += abs(mean - share) * len(members) / len(rows)
+    scores = np.array([s / 8 for s, _ in rows])
+    is_spam = np.array([spam for _, spam in rows])
+    assert expected == pytest.approx(expected_calibration_error(scores, is_spam), abs=1e-12)
+
+
+@given(st.integers(0, 50), st.integers(50, 99), st.integers(0, 50), st.integers(50, 99))
+def test_lam_is_the_mean_of_the_error_rates_in_log_odds(ham_errors, ham, spam_errors, spam):
+    def odds(errors, total):
+        return (errors + 0.5) / (total - errors + 0.5)
+
+    middle = math.sqrt(odds(ham_errors, ham) * odds(spam_errors, spam))
+    expected = 100 * middle / (1 + middle)
+    assert expected == pytest.approx(lam_percent(ham_errors, ham, spam_errors, spam))
+
+
+@given(st.integers(1, 500), st.data())
+def test_the_ends_of_wilsons_interval_solve_its_equation(total, data):
+    rate = data.draw(st.integers(0, total)) / total
+    low, high = wilson(round(rate * total), total)
+    assert -1e-12 <= low <= rate + 1e-12
+    assert rate - 1e-12 <= high <= 1
+    for end in (low, high):
+        spread = 1.959964**2 * end * (1 - end) / total
+        assert (end - rate) ** 2 == pytest.approx(spread, abs=1e-9)
+
+
+@pytest.mark.parametrize("is_spam", [True, False])
+def test_one_class_alone_has_no_curve(is_spam):
+    truth = np.array([is_spam, is_spam])
+    found = figures(np.array([0.1, 0.9]), truth, unsure_threshold=0.5, spam_threshold=0.8)
+    assert (found.one_minus_roca_percent, found.caught_at) == (None, ())
+    assert (found.false_positive_rate, found.recall) == ((0.0, 0.5) if is_spam else (0.5, 0.0))
 
 
 def example(corpus, label):

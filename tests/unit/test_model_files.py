@@ -10,6 +10,7 @@ from spamguard.model.calibration import Calibration, fit_calibration
 from spamguard.model.classifier import Classifier
 from spamguard.model.linear import LinearModel, features, fit_linear
 from spamguard.model.store import MANIFEST, SHIPPED, ModelStore, ModelVersion
+from spamguard.verdict import Thresholds
 from tests.support.toy_model import write_toy_model
 
 
@@ -72,6 +73,56 @@ def test_promoting_what_is_corrupt_leaves_the_current_version(tmp_path):
     with pytest.raises(ModelCorruptError):
         store.promote("toy-2")
     assert store.current().name == "toy-1"
+
+
+def test_promoting_replaces_the_current_file_whole(tmp_path):
+    store = ModelStore(tmp_path)
+    for name in ("toy-1", "toy-2"):
+        write_toy_model(tmp_path / name, name=name)
+    store.promote("toy-1")
+    with store.current_file.open() as before:
+        store.promote("toy-2")
+        assert before.read() == "toy-1\n"  # another file: a reader never sees half a name
+    assert store.current().name == "toy-2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "toy-1", "toy-2"]
+
+
+@pytest.mark.parametrize("left", [0, 5])
+def test_a_file_cut_short_is_corrupt(tmp_path, left):
+    version = ModelVersion.read(write_toy_model(tmp_path / "toy"))
+    weights = version.path / "linear.safetensors"
+    weights.write_bytes(weights.read_bytes()[:left])
+    with pytest.raises(ModelCorruptError, match=r"linear\.safetensors"):
+        version.verify()
+
+
+def test_unreadable_versions_are_not_listed_and_do_not_hide_the_others(tmp_path):
+    write_toy_model(tmp_path / "toy-1")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / MANIFEST).write_text("{")
+    assert "toy-1" in [version.name for version in ModelStore(tmp_path).versions()]
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"\xff" * 100])
+def test_broken_linear_weights_are_named(tmp_path, content):
+    (tmp_path / "l.safetensors").write_bytes(content)
+    with pytest.raises(ModelLoadError, match=r"l\.safetensors: expected linear weights"):
+        LinearModel.load(tmp_path / "l.safetensors")
+
+
+def test_missing_linear_weights_are_named(tmp_path):
+    with pytest.raises(ModelLoadError, match=r"l\.safetensors: expected linear weights"):
+        LinearModel.load(tmp_path / "l.safetensors")
+
+
+def test_new_thresholds_are_stored_without_touching_the_rest(tmp_path):
+    store = ModelStore(tmp_path)
+    version = ModelVersion.read(write_toy_model(tmp_path / "toy-1"))
+    store.set_thresholds(version, Thresholds(unsure=0.2, spam=0.7))
+    changed = store.get("toy-1")
+    changed.verify()
+    assert changed.thresholds == Thresholds(unsure=0.2, spam=0.7)
+    assert changed.manifest["files"] == version.manifest["files"]
 
 
 def test_names_in_the_current_file_cannot_lead_elsewhere(tmp_path):

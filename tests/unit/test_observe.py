@@ -1,7 +1,13 @@
 """Logs that what a message says cannot forge."""
 
+import asyncio
 import json
 import logging
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spamguard.observe import JsonFormatter, LogfmtFormatter, Metrics, log_context
 
@@ -41,6 +47,62 @@ def test_the_context_ends_with_its_block():
     with log_context(a=1):
         pass
     assert "a=1" not in LogfmtFormatter().format(record())
+
+
+@given(st.text())
+def test_no_text_begins_a_second_line_and_a_quoted_one_reads_back(text):
+    made = record("verdict", key=text)
+    line = LogfmtFormatter().format(made)
+    assert line.splitlines() == [line]
+    written = line.partition(" key=")[2]
+    assert text == (json.loads(written) if written.startswith('"') else written)
+    encoded = JsonFormatter().format(made)
+    assert "\n" not in encoded
+    assert json.loads(encoded)["key"] == text
+
+
+def test_no_event_begins_a_second_line():
+    assert "\n" not in LogfmtFormatter().format(record("one\nerror spamguard forged"))
+
+
+def failed(levelno, levelname):
+    try:
+        raise ValueError("x\nwarning spamguard.filter verdict label=ham")
+    except ValueError:
+        return record("bug", levelno=levelno, levelname=levelname, exc_info=sys.exc_info())
+
+
+def test_no_line_of_a_traceback_can_pass_for_a_log_line():
+    first, *rest = LogfmtFormatter().format(failed(logging.ERROR, "ERROR")).splitlines()
+    assert first.startswith("error spamguard.x bug error=")
+    assert len(rest) > 3
+    assert all(line.startswith("    ") for line in rest)
+
+
+def test_json_keeps_a_traceback_inside_its_line():
+    line = JsonFormatter().format(failed(logging.ERROR, "ERROR"))
+    assert "\n" not in line
+    assert "ValueError: x\nwarning" in json.loads(line)["traceback"]
+
+
+@pytest.mark.parametrize("formatter", [LogfmtFormatter(), JsonFormatter()])
+def test_a_warning_has_no_traceback(formatter):
+    line = formatter.format(failed(logging.WARNING, "WARNING"))
+    assert line.splitlines() == [line]
+    assert "Traceback" not in line
+    assert "ValueError" in line
+
+
+async def test_the_context_of_one_task_does_not_reach_another():
+    lines = []
+
+    async def task(number):
+        with log_context(task=number):
+            await asyncio.sleep(0)
+            lines.append(LogfmtFormatter().format(record()))
+
+    await asyncio.gather(task(1), task(2))
+    assert [line[-6:] for line in sorted(lines)] == ["task=1", "task=2"]
 
 
 def test_percentiles_are_of_what_was_observed():

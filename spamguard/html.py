@@ -24,10 +24,12 @@ _HIDING = re.compile(
 )
 _HIDING_ANYWHERE = re.compile(
     r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0|max-height\s*:\s*0"
-    r"|opacity\s*:\s*0|mso-hide|text-indent\s*:\s*-|\shidden[\s>=]|color\s*:\s*(?:white|\#fff)",
+    r"|opacity\s*:\s*0|mso-hide|text-indent\s*:\s*-|\shidden[\s>=]|color\s*:\s*(?:white|\#fff)"
+    r"|(?<!\w)color\s*=\s*[\"']?(?:white|\#fff)",
     re.IGNORECASE,
 )
 _WHITE = re.compile(r"(?<![-\w])color\s*:\s*(?:white|#fff(?:fff)?)\b", re.IGNORECASE)
+_WHITE_COLORS = frozenset({"white", "#fff", "#ffffff"})
 _BACKGROUND = re.compile(r"background(?:-color)?\s*:\s*(?!white|#fff)", re.IGNORECASE)
 # A line break in the text for each of these; inline tags and comments inside a word vanish.
 _BLOCK = re.compile(
@@ -175,7 +177,7 @@ def _is_hidden(node: LexborNode) -> bool:
     style = attributes.get("style") or ""
     if "hidden" in attributes or _HIDING.search(style):
         return True
-    if node.tag == "font" and (attributes.get("color") or "").lower() in {"#ffffff", "white"}:
+    if node.tag == "font" and (attributes.get("color") or "").lower() in _WHITE_COLORS:
         return not _has_background(node)
     return bool(_WHITE.search(style)) and not _has_background(node)
 

@@ -9,6 +9,7 @@ import contextvars
 import json
 import logging
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +49,8 @@ class LogfmtFormatter(logging.Formatter):
         message = _one_line(record.getMessage())
         line = " ".join([record.levelname.lower(), record.name, message, *pairs])
         if record.exc_info and record.levelno >= logging.ERROR:
-            line += "\n" + self.formatException(record.exc_info)
+            # Indented, since an exception's text can carry lines out of a hostile message.
+            line += "\n" + textwrap.indent(self.formatException(record.exc_info), "    ")
         return line
 
 
@@ -77,7 +79,8 @@ def _one_line(text: str) -> str:
 def _logfmt(value: object) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     plain = text.isprintable() and text and not any(c in text for c in ' "=')
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    # Controls of every kind are escaped: some terminals obey those above 0x7f as well.
+    return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 def set_up_logging(level: str = "info", log_format: str = "logfmt") -> None:

@@ -136,6 +136,7 @@ def test_links_are_kept_in_order_without_repeats_and_without_anchors_inside_the_
         "<p style='display:none'>good words nobody ever sees</p>",
         "<div><div hidden><p>good words nobody ever sees</p></div></div>",
         "<font color=white>good words nobody ever sees</font>",
+        "<font size=1 color = '#FFF'>good words nobody ever sees</font>",
         "<div style='text-indent:-9999px'>good words nobody ever sees</div>",
         "<div style='FONT-SIZE: 0 !important'>good words nobody ever sees</div>",
         "<div style='mso-hide:all'>good words nobody ever sees</div>",
@@ -154,7 +155,7 @@ def test_hidden_words_are_neither_read_nor_overlooked(hiding):
         "<p style='opacity:0.5'>words that everybody sees here</p>",
         "<p style='background-color:#fff'>words that everybody sees here</p>",
         "<div style='background:#036'><p style='color:#fff'>words that everybody sees here</p></div>",
-        "<td bgcolor=black><font color=white>words that everybody sees here</font></td>",
+        "<table bgcolor=black><td><font color=white>words that everybody sees here</font></table>",
         "<body style='color:white'>words that everybody sees here",
     ],
 )

@@ -61,6 +61,12 @@ def test_no_text_begins_a_second_line_and_a_quoted_one_reads_back(text):
     assert json.loads(encoded)["key"] == text
 
 
+@pytest.mark.parametrize("control", ["\x1b[2J", "\x9b2J", "\u202e", "\x7f", "\u2028", "\0"])
+def test_nothing_in_a_value_reaches_the_terminal_as_a_control(control):
+    line = LogfmtFormatter().format(record(f"event {control}", key=f"ü {control}"))
+    assert line.isprintable()
+
+
 def test_no_event_begins_a_second_line():
     assert "\n" not in LogfmtFormatter().format(record("one\nerror spamguard forged"))
 

@@ -174,10 +174,17 @@ class NextHop:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 reader, writer = await open_stream(self.endpoint)
-                connection = Connection(reader, writer, self._timeout_seconds)
-                await connection.greet(self._hostname)
-        except (OSError, TimeoutError, EOFError, PeerProtocolError) as error:
+        except (OSError, TimeoutError) as error:
             raise DeliveryError(f"next hop {self.endpoint}: {error}") from error
+        connection = Connection(reader, writer, self._timeout_seconds)
+        try:
+            await connection.greet(self._hostname)
+        except (OSError, TimeoutError, EOFError, ValueError, PeerProtocolError) as error:
+            await connection.close()
+            raise DeliveryError(f"next hop {self.endpoint}: {error}") from error
+        except DeliveryError:
+            await connection.close()
+            raise
         return connection
 
     async def release(self, connection: Connection) -> None:

@@ -292,9 +292,8 @@ def _at_most(ceiling: Disposition, wanted: Disposition) -> Disposition:
 # RFC 8601 section 2.2: "authserv-id [version]; method=result ptype.property=value …; …".
 _RESULT = re.compile(r"^\s*(dkim|spf|dmarc)\s*=\s*pass\b", re.IGNORECASE)
 _PROPERTY = re.compile(
-    r"\b(?:header\.d|header\.i|header\.from|smtp\.mailfrom)\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE
+    r"\b(?:header\.d|header\.i|header\.from|smtp\.mailfrom)\s*=\s*([^\s;]+)", re.IGNORECASE
 )
-_COMMENT = re.compile(r"\([^()]*\)")
 
 
 def authenticated_domains(fields: Iterable[str], trusted: frozenset[str]) -> set[str]:
@@ -304,14 +303,14 @@ def authenticated_domains(fields: Iterable[str], trusted: frozenset[str]) -> set
         fields: field bodies, unfolded, topmost first.
         trusted: authserv-ids of our own border servers, in lower case.
 
-    Comments are removed first (RFC 8601 section 2.2), so that nothing can hide in them. The
-    MTA must remove foreign fields with our authserv-id (section 5), as opendkim and opendmarc
-    do; of several trusted fields each counts.
+    Comments and quoted strings (RFC 8601 section 2.2) are made harmless first: the local part
+    of a reverse path is the sender's own words and stands quoted in ``smtp.mailfrom``. The MTA
+    must remove foreign fields with our authserv-id (section 5), as opendkim and opendmarc do; of
+    several trusted fields each counts.
     """
     domains: set[str] = set()
     for text in fields:
-        plain = _COMMENT.sub(" ", text)
-        authserv_id, *results = plain.split(";")
+        authserv_id, *results = _without_comments_and_quotes(text).split(";")
         words = authserv_id.split()
         if not words or words[0].lower() not in trusted:
             continue
@@ -320,6 +319,32 @@ def authenticated_domains(fields: Iterable[str], trusted: frozenset[str]) -> set
                 for value in _PROPERTY.findall(result):
                     domains.add(value.rpartition("@")[2].lower().strip("."))
     return domains - {""}
+
+
+def _without_comments_and_quotes(text: str) -> str:
+    """Drop comments, which nest, and turn what is special inside quoted strings into "_".
+
+    A comment or quoted string that never ends takes the rest with it (RFC 5322 section 3.2).
+    """
+    kept = []
+    depth, is_quoted, is_escaped = 0, False, False
+    for character in text:
+        if is_escaped:
+            is_escaped = False
+        elif character == "\\" and (depth or is_quoted):
+            is_escaped = True
+        elif depth:
+            depth += (character == "(") - (character == ")")
+        elif character == '"':
+            is_quoted = not is_quoted
+        elif is_quoted:
+            kept.append(character if character.isalnum() or character in "-.@" else "_")
+        elif character == "(":
+            depth = 1
+            kept.append(" ")
+        else:
+            kept.append(character)
+    return "".join(kept)
 
 
 def _match(senders: SenderList, envelope: Envelope, from_domain: str) -> str:

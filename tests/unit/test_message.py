@@ -2,6 +2,7 @@
 
 import base64
 import time
+from email.parser import BytesHeaderParser
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,24 @@ def test_fields_are_removed_wherever_they_stand_with_their_continuations():
 def test_fields_are_added_on_top_in_order_with_the_messages_line_ends():
     assert edit_headers(b"A: 1\n\nb\n", add=[("X", "1"), ("Y", "2")]) == b"X: 1\nY: 2\nA: 1\n\nb\n"
     assert edit_headers(b"A: 1\r\n\r\nb", add=[("X", "1")]) == b"X: 1\r\nA: 1\r\n\r\nb"
+
+
+_FIELD_LINES = st.lists(
+    st.sampled_from(
+        [b"X-Spam-Flag: YES\n", b"X-Spam-Flag : YES\r\n", b"x-spam-flag:\n y\n", b"X-Spam-Flag\n",
+         b"Subject: s\n", b"Subject: s\r\n", b" fold\n", b"\tX-Spam-Flag: YES\n", b"junk\n",
+         b"From a@x\n", b">From a\n", b"\n", b"\r\n", b":\n", b"\0A: 1\n", b"\xff: 1\n", b" \n"]
+    ),
+    max_size=8,
+)  # fmt: skip
+
+
+@given(_FIELD_LINES)
+def test_no_other_parser_finds_a_forged_field_after_it_was_removed(lines):
+    edited = edit_headers(b"".join(lines), delete=["X-Spam-Flag"], add=[("X-Mine", "1")])
+    seen = BytesHeaderParser().parsebytes(edited)
+    assert "x-spam-flag" not in {name.strip().lower() for name in seen}
+    assert seen["X-Mine"] == "1"
 
 
 def test_an_mbox_line_stays_first():

@@ -189,8 +189,33 @@ def test_the_deny_list_needs_no_authentication_and_yields_to_the_allow_list():
         ("mx.example; none", set()),
         ("other.example; dkim=pass header.d=f.example", set()),
         ("x (mx.example; dkim=pass header.d=g.example)", set()),
+        ('mx.example; dkim=pass header.d="h.example"', {"h.example"}),
+        ('mx.example; spf=pass smtp.mailfrom="a b"@i.example', {"i.example"}),
+        ("mx.example; dkim=none (a (b) ; dkim=pass header.d=bank.example )", set()),
+        (r"mx.example; dkim=none (a \) ; dkim=pass header.d=bank.example )", set()),
+        ('mx.example; dkim=none (a " ; dkim=pass header.d=bank.example )', set()),
+        ("mx.example; dkim=none (; dkim=pass header.d=bank.example ", set()),
+        ('mx.example; dkim=fail reason="; dkim=pass header.d=bank.example"', set()),
+        (
+            'mx.example; spf=pass smtp.mailfrom="; dkim=pass header.d=bank.example "@evil.test',
+            {"evil.test"},
+        ),
+        (
+            r'mx.example; spf=pass smtp.mailfrom="\"; dkim=pass header.d=bank.example "@evil.test',
+            {"evil.test"},
+        ),
+        ('mx.example; spf=pass smtp.mailfrom="x header.d=bank.example"@evil.test', {"evil.test"}),
+        ('mx.example; spf=pass smtp.mailfrom="x@bank.example"@evil.test', {"evil.test"}),
+        ("mx.example.evil.test; dkim=pass header.d=bank.example", set()),
+        ("MX.Example; DKIM=Pass header.d=J.Example.", {"j.example"}),
         ("", set()),
     ],
 )
 def test_authentication_results_are_read_as_rfc_8601_says(field, domains):
     assert domains == authenticated_domains([field], frozenset({"mx.example"}))
+
+
+@given(st.text(alphabet=st.characters(exclude_characters='\\"', exclude_categories=["C"])))
+def test_a_quoted_local_part_authenticates_nothing_but_its_own_domain(local_part):
+    field = f'mx.example; spf=pass smtp.mailfrom="{local_part}"@evil.test'
+    assert authenticated_domains([field], frozenset({"mx.example"})) == {"evil.test"}

@@ -291,9 +291,13 @@ def _at_most(ceiling: Disposition, wanted: Disposition) -> Disposition:
 
 # RFC 8601 section 2.2: "authserv-id [version]; method=result ptype.property=value …; …".
 _RESULT = re.compile(r"^\s*(dkim|spf|dmarc)\s*=\s*pass\b", re.IGNORECASE)
-_PROPERTY = re.compile(
-    r"\b(?:header\.d|header\.i|header\.from|smtp\.mailfrom)\s*=\s*([^\s;]+)", re.IGNORECASE
-)
+# What each method vouches for (sections 2.7.1, 2.7.2; RFC 7489 section 11.1). Other properties,
+# such as smtp.helo, hold the sender's own words and must not pass for these.
+_VOUCHED = {
+    "dkim": re.compile(r"(?<!\S)header\.[di]\s*=\s*([^\s;]+)", re.IGNORECASE),
+    "spf": re.compile(r"(?<!\S)smtp\.mailfrom\s*=\s*([^\s;]+)", re.IGNORECASE),
+    "dmarc": re.compile(r"(?<!\S)header\.from\s*=\s*([^\s;]+)", re.IGNORECASE),
+}
 
 
 def authenticated_domains(fields: Iterable[str], trusted: frozenset[str]) -> set[str]:
@@ -315,8 +319,8 @@ def authenticated_domains(fields: Iterable[str], trusted: frozenset[str]) -> set
         if not words or words[0].lower() not in trusted:
             continue
         for result in results:
-            if _RESULT.match(result):
-                for value in _PROPERTY.findall(result):
+            if matched := _RESULT.match(result):
+                for value in _VOUCHED[matched.group(1).lower()].findall(result):
                     domains.add(value.rpartition("@")[2].lower().strip("."))
     return domains - {""}
 

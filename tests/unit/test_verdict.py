@@ -206,6 +206,20 @@ def test_the_deny_list_needs_no_authentication_and_yields_to_the_allow_list():
         ),
         ('mx.example; spf=pass smtp.mailfrom="x header.d=bank.example"@evil.test', {"evil.test"}),
         ('mx.example; spf=pass smtp.mailfrom="x@bank.example"@evil.test', {"evil.test"}),
+        (
+            "mx.example; spf=pass smtp.mailfrom=a@evil.test smtp.helo=x/header.d=bank.example",
+            {"evil.test"},
+        ),
+        ("mx.example; spf=pass smtp.mailfrom=header.d=bank.example@evil.test", {"evil.test"}),
+        (
+            "mx.example; spf=pass smtp.mailfrom=a@evil.test header.from=bank.example",
+            {"evil.test"},
+        ),
+        (
+            "mx.example; dkim=pass header.i=@k.example header.s=s header.b=AbC/d=; dmarc=fail"
+            " header.from=bank.example",
+            {"k.example"},
+        ),
         ("mx.example.evil.test; dkim=pass header.d=bank.example", set()),
         ("MX.Example; DKIM=Pass header.d=J.Example.", {"j.example"}),
         ("", set()),

@@ -358,21 +358,16 @@ class _Session(SMTP):
         Only CRLF "." CRLF ends the data (RFC 5321 section 4.1.1.4).
         """
         chunks: list[bytes] = []
-        size, is_first = 0, True
+        size = 0
+        tail = b"\r\n"  # the command line's own end: a dot may stand on the first line
         while True:
             try:
-                if is_first:
-                    chunk = await self._reader.readuntil(b"\r\n")
-                    done = chunk == b".\r\n"
-                    is_first = False
-                else:
-                    # The line end before the dot was consumed with the last chunk at most once,
-                    # so it is looked for from there on.
-                    chunk = await self._reader.readuntil(b"\r\n.\r\n")
-                    done = True
+                # Not CRLF "." CRLF: its first two bytes may have gone with the last chunk.
+                chunk = await self._reader.readuntil(b".\r\n")
             except asyncio.LimitOverrunError as overrun:
                 chunk = await self._reader.readexactly(overrun.consumed)
-                done, is_first = False, False
+            tail = (tail + chunk[-5:])[-5:]
+            done = tail == b"\r\n.\r\n"
             size += len(chunk)
             if size <= self._owner.max_message_bytes:
                 chunks.append(chunk)

@@ -158,7 +158,9 @@ async def test_redirected_mail_goes_to_the_one_address():
     policy = Policy(spam=Disposition.REDIRECT, redirect_to="spam@here.example")
     async with door(policy) as made, made.client() as client:
         assert (await client.deliver(HAM + b"XSPAM\r\n", "a@b.example", "c@d.example"))[:3] == "250"
-    assert [["RCPT TO:<spam@here.example>"]] == [recipients for _, recipients, _ in made.hop.messages]
+    assert [["RCPT TO:<spam@here.example>"]] == [
+        recipients for _, recipients, _ in made.hop.messages
+    ]
 
 
 # -- custody ---------------------------------------------------------------------------------
@@ -308,6 +310,22 @@ async def test_the_null_reverse_path_stays_null():
 # -- bytes -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("raw", [b"", b"\r\n", b"one line\r\n", b"end.\r\n", b"a.\r\n..\r\n"])
+@pytest.mark.parametrize("is_slow", [False, True])
+async def test_the_shortest_messages_end_at_their_own_dot(raw, is_slow):
+    async with door() as made, made.client() as client:
+        await client.begin()
+        await client.say("DATA")
+        if is_slow:
+            for byte in raw + b".\r\n":
+                client.writer.write(bytes([byte]))
+                await asyncio.sleep(0.002)
+        else:
+            client.writer.write(raw + b".\r\n")
+        assert (await asyncio.wait_for(client.reply(), 5)).startswith("250")
+    assert [raw.replace(b"..", b".")] == made.scorer.scored
+
+
 @pytest.mark.parametrize("size", [100_000, 262_142, 262_143, 262_144, 700_000])
 async def test_long_lines_pass_unchanged(size):
     raw = HAM + b"x" * size + b"\r\n.end\r\n"
@@ -328,7 +346,8 @@ async def test_a_large_message_does_not_keep_others_waiting():
             await asyncio.sleep(0.005)
         assert (await answer).startswith("250")
     assert len(raw) < len(made.hop.messages[0][2])
-    print(f"slowest NOOP {slowest * 1000:.0f} ms")
+    # Wanted: 0.1. Measured: 0.07 to 0.18, with client, scorer and next hop on the same loop.
+    assert slowest < 0.3
 
 
 async def test_too_large_is_552_by_size_and_by_bytes_and_the_session_goes_on():
@@ -349,7 +368,9 @@ async def test_commands_in_one_packet_are_answered_in_order():
     assert 1 == len(made.hop.messages)
 
 
-@pytest.mark.parametrize("end", [b"\n.\n", b"\n.\r\n", b"\r.\r\n", b"\r\n.\n", b"\r\n.\r", b"\r.\r"])
+@pytest.mark.parametrize(
+    "end", [b"\n.\n", b"\n.\r\n", b"\r.\r\n", b"\r\n.\n", b"\r\n.\r", b"\r.\r"]
+)
 async def test_no_other_end_of_data_smuggles_a_second_message(end):
     smuggled = b"MAIL FROM:<evil@x.example>\r\nRCPT TO:<bob@x.example>\r\nDATA\r\nevil\r\n"
     async with door() as made, made.client() as client:

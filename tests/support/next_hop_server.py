@@ -97,8 +97,8 @@ async def _read_data(reader: asyncio.StreamReader) -> bytes:
     if data == b".\r\n":
         return b""
     data += await reader.readuntil(b"\r\n.\r\n")
-    lines = data[: -len(b".\r\n")].split(b"\r\n")
-    return b"\r\n".join(line[1:] if line.startswith(b".") else line for line in lines)
+    data = data[: -len(b".\r\n")].removeprefix(b".")
+    return data.replace(b"\r\n.", b"\r\n")  # not line by line: it shares the door's loop
 
 
 @asynccontextmanager

@@ -1,0 +1,1 @@
+"""Commands that print figures; not tests. `python -m tests.bench --help`."""

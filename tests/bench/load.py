@@ -1,0 +1,165 @@
+"""Throughput: scorers alone, through the milter on both kinds of socket, through Postfix."""
+
+import asyncio
+import shutil
+import smtplib
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from spamguard.model.pool import ScorerPool
+from spamguard.model.store import ModelStore
+from spamguard.observe import Metrics
+from tests.bench.mail import messages
+from tests.bench.report import Report, median, percentile
+from tests.support.daemons import Daemon
+from tests.support.milter_mta import mta_connection
+from tests.support.postfix import Mailbox, Postfix
+
+
+async def _share(mail, connections, work):
+    """Run ``work(iterator)`` on so many connections that share the messages; return seconds."""
+    remaining = iter(mail)
+    started = time.perf_counter()
+    await asyncio.gather(*(work(remaining) for _ in range(connections)))
+    return time.perf_counter() - started
+
+
+async def through_milter(address, mail, *, connections):
+    async def work(remaining):
+        async with mta_connection(address) as connection:
+            for raw in remaining:
+                await connection.deliver(raw)
+
+    return await _share(mail, connections, work)
+
+
+async def scorers_alone(model, mail, *, connections):
+    pool = ScorerPool(
+        ModelStore(Path("/nonexistent")).get(model or "default"),
+        workers=2, max_waiting=1000, hard_limit_seconds=60, metrics=Metrics(),
+    )  # fmt: skip
+    await pool.start()
+
+    async def work(remaining):
+        for raw in remaining:
+            await pool.score(raw, timeout_seconds=60)
+
+    try:
+        return await _share(mail, connections, work)
+    finally:
+        await pool.stop()
+
+
+def milter(model, count=400, rounds=3, connections=8):
+    """Messages a second: the scorers alone beside the daemon on a Unix socket and on TCP."""
+    mail = messages(count)
+    rates = {"two scorers alone": [], "milter, Unix socket": [], "milter, TCP": []}
+    with tempfile.TemporaryDirectory(prefix="sg-bench-") as scratch:
+        path = Path(scratch) / "milter.sock"
+        for _ in range(rounds):  # interleaved: the machine is noisy
+            seconds = asyncio.run(scorers_alone(model, mail, connections=connections))
+            rates["two scorers alone"].append(count / seconds)
+            daemon = Daemon(
+                Path(scratch), **{"model.version": model, "model.workers": 2, "smtp.listen": []}
+            )
+            daemon.settings["milter.listen"] += [f"unix:{path}"]
+            with daemon:
+                tcp = ("127.0.0.1", daemon.milter_port)
+                for name, address in (("milter, Unix socket", path), ("milter, TCP", tcp)):
+                    seconds = asyncio.run(through_milter(address, mail, connections=connections))
+                    rates[name].append(count / seconds)
+    report = Report(f"{count} messages, {connections} connections, median of {rounds} rounds")
+    for name, values in rates.items():
+        report.add(name, median(values), unit="messages/s")
+    alone, unix, tcp = (median(values) for values in rates.values())
+    report.add("Unix socket against scorers alone", 100 * unix / alone, unit="%", target=80, at_most=False)  # fmt: skip
+    report.add("TCP against the Unix socket", 100 * tcp / unix, unit="%", target=80, at_most=False)
+    return report.show()
+
+
+def _send_all(port, mail, connections):
+    """Send over SMTP on so many connections; return (seconds, milliseconds of each message)."""
+    remaining = iter(mail)
+
+    def work(_):
+        took = []
+        with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
+            for raw in remaining:
+                started = time.perf_counter()
+                client.sendmail("ann@sender.example", ["bob@test.example"], raw)
+                took.append((time.perf_counter() - started) * 1000)
+        return took
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(connections) as executor:
+        took = [value for part in executor.map(work, range(connections)) for value in part]
+    return time.perf_counter() - started, took
+
+
+class _Iterator:
+    """An iterator that threads can share."""
+
+    def __init__(self, items):
+        import threading
+
+        self._items = iter(items)
+        self._lock = threading.Lock()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        with self._lock:
+            return next(self._items)
+
+
+class Site:
+    """A Postfix with the daemon behind it, for as long as a block lasts."""
+
+    def __init__(self, model, **settings):
+        self.directory = Path(tempfile.mkdtemp(prefix="sg-bench-", dir="/tmp"))
+        self.directory.chmod(0o755)
+        self.mailbox = Mailbox()
+        self.daemon = Daemon(
+            self.directory, **{"model.version": model, "model.workers": 2, **settings}
+        )
+        self.postfix = Postfix(
+            self.directory,
+            milter=f"inet:127.0.0.1:{self.daemon.milter_port}",
+            filter_port=self.daemon.smtp_port,
+            mailbox=self.mailbox,
+        )
+        self.daemon.settings["smtp.next_hop"] = f"127.0.0.1:{self.postfix.reinjection_port}"
+
+    def __enter__(self):
+        self.mailbox.start()
+        self.postfix.start()
+        self.daemon.start()
+        return self
+
+    def __exit__(self, *error):
+        self.daemon.stop()
+        self.postfix.stop()
+        self.mailbox.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def postfix(model, count=300, rounds=3, connections=4):
+    """Through a real Postfix: without us, through the milter, through the proxy filter."""
+    mail = messages(count)
+    names = {"Postfix alone": "plain_port", "with the milter": "milter_port", "with the proxy filter": "proxy_port"}  # fmt: skip
+    rates, times = {name: [] for name in names}, {name: [] for name in names}
+    with Site(model) as site:
+        for _ in range(rounds):
+            for name, port in names.items():
+                seconds, took = _send_all(getattr(site.postfix, port), _Iterator(mail), connections)
+                rates[name].append(count / seconds)
+                times[name] += took
+    report = Report(f"real Postfix, {count} messages, {connections} connections, {rounds} rounds")
+    for name in names:
+        report.add(f"{name}: rate", median(rates[name]), unit="messages/s")
+        for percent in (50, 95, 99):
+            report.add(f"{name}: p{percent}", percentile(times[name], percent), unit="ms")
+    return report.show()

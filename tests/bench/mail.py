@@ -1,0 +1,23 @@
+"""The messages that are measured with: the honest samples, and longer ones made of them."""
+
+import random
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLES = ROOT / "sample_mail"
+_TARGET_BYTES = (3_000, 6_000, 12_000, 30_000)
+
+
+def messages(count, *, seed=1):
+    """Return ``count`` messages of 3 to 30 KB, mixed from the non-hostile samples."""
+    generator = random.Random(seed)
+    samples = [p.read_bytes() for p in sorted(SAMPLES.glob("*.eml")) if "hostile" not in p.name]
+    made = []
+    for number in range(count):
+        raw = generator.choice(samples)
+        if b"multipart" not in raw and b"base64" not in raw:
+            head, _, body = raw.partition(b"\r\n\r\n")
+            target = generator.choice(_TARGET_BYTES)
+            raw = head + b"\r\n\r\n" + (body * (target // max(1, len(body)) + 1))[:target] + b"\r\n"
+        made.append(f"X-Number: {number}\r\n".encode() + raw)
+    return made

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from watchdog.events import FileMovedEvent, FileSystemEvent, FileSystemEventHandler
@@ -39,14 +39,6 @@ log = logging.getLogger(__name__)
 
 EXPIRY_HOURS = 6  # between looks at what the quarantine no longer keeps
 _DAY_SECONDS = 86_400
-
-
-class _Door(Protocol):
-    """What milter and SMTP server have in common."""
-
-    async def start_tcp(self, host: str, port: int) -> tuple[str, int]: ...
-    async def start_unix(self, path: Path, mode: int) -> None: ...
-    async def drain(self, deadline_seconds: float) -> None: ...
 
 
 class Daemon:
@@ -75,7 +67,7 @@ class Daemon:
             config.paths.quarantine, config.paths.database, clock=clock
         )
         self.addresses: dict[str, list[str]] = {}
-        self._doors: list[_Door] = []
+        self._doors: list[MilterServer | SmtpServer] = []
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._lock_file: IO[str] | None = None
@@ -211,7 +203,9 @@ class Daemon:
             )
             await self._listen("smtp", smtp, config.smtp.listen, 0o660)
 
-    async def _listen(self, name: str, door: _Door, endpoints: tuple[str, ...], mode: int) -> None:
+    async def _listen(
+        self, name: str, door: MilterServer | SmtpServer, endpoints: tuple[str, ...], mode: int
+    ) -> None:
         self._doors.append(door)
         for endpoint in endpoints:
             try:

@@ -10,10 +10,10 @@ is `wire/milter_session.py`; nothing is decided here.
 import asyncio
 import logging
 import socket
-from pathlib import Path
 
 from spamguard.errors import PeerProtocolError
 from spamguard.filter import Clock, Filter, Outcome
+from spamguard.frontends.listener import Listener
 from spamguard.frontends.milter_transaction import (
     Client,
     Transaction,
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 PROGRESS_SECONDS = 10.0  # each restarts the MTA's timer: Postfix 300 s, others less
 NEGOTIATION_SECONDS = 30.0  # an MTA speaks at once; Postfix's own limit here is 30 s
 CLOSE_SECONDS = 1.0  # for last bytes to leave when the deadline of a drain is over
-BACKLOG = 512  # connections that wait while we start or are busy: more than Postfix opens
 
 _ACTIONS = (
     ActionFlags.ADD_HEADERS
@@ -67,7 +66,7 @@ _MACROS = (
 _KNOWN_MACROS = frozenset({b"i", b"auth_authen", b"client_addr", b"client_name"})
 
 
-class MilterServer:
+class MilterServer(Listener):
     """Listens for MTAs and hands their messages to the filter.
 
     Args:
@@ -90,6 +89,7 @@ class MilterServer:
         idle_timeout_seconds: float = 3600.0,
         progress_seconds: float = PROGRESS_SECONDS,
     ) -> None:
+        super().__init__(lambda: _Connection(self))
         self.filter = mail_filter
         self.metrics = metrics
         self.clock = clock
@@ -99,43 +99,7 @@ class MilterServer:
         self.is_draining = False
         self.connections: set[_Connection] = set()
         self.judging: set[asyncio.Task[Outcome]] = set()
-        self._servers: list[asyncio.Server] = []
-        self._unix_paths: list[Path] = []
         self._said: set[str] = set()
-
-    async def start_tcp(self, host: str, port: int) -> tuple[str, int]:
-        """Listen on TCP; port 0 takes a free one. Returns the address bound.
-
-        Raises:
-            OSError: the address is taken or not ours.
-        """
-        # asyncio sets TCP_NODELAY on each connection; without it an answer waits up to 40 ms
-        # for the acknowledgement of the one before (Nagle against delayed ACK).
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._connection, host, port, backlog=BACKLOG)
-        self._servers.append(server)
-        bound: tuple[str, int] = server.sockets[0].getsockname()[:2]
-        return bound
-
-    async def start_unix(self, path: Path, mode: int) -> None:
-        """Listen on a Unix socket with the given file mode, replacing a stale socket.
-
-        Raises:
-            OSError: the directory is missing or not ours, or there is another kind of file.
-        """
-        loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(self._connection, str(path), backlog=BACKLOG)
-        self._servers.append(server)
-        self._unix_paths.append(path)
-        path.chmod(mode)
-
-    async def start_socket(self, listening: socket.socket) -> None:
-        """Listen on a socket that is already open (socket activation), TCP or Unix."""
-        loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_server(self._connection, sock=listening))
-
-    def _connection(self) -> "_Connection":
-        return _Connection(self)
 
     async def drain(self, deadline_seconds: float) -> None:
         """Stop accepting, close idle connections, let messages in flight finish, cut the rest.
@@ -144,10 +108,7 @@ class MilterServer:
         yet received the MTA sees the connection close and applies its default action.
         """
         self.is_draining = True
-        for server in self._servers:
-            server.close()
-        for path in self._unix_paths:
-            path.unlink(missing_ok=True)
+        self.stop_listening()
         for connection in list(self.connections):
             connection.close_if_idle()
         await self._closed(deadline_seconds)

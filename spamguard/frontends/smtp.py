@@ -11,16 +11,15 @@ import asyncio
 import ipaddress
 import logging
 import re
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import aiosmtpd.smtp
 from aiosmtpd.smtp import SMTP
 
 from spamguard.errors import DeliveryError, PeerProtocolError
 from spamguard.filter import Clock, Filter
+from spamguard.frontends.listener import Listener
 from spamguard.message import Envelope, edit_headers
 from spamguard.next_hop import Connection, NextHop
 from spamguard.observe import Metrics
@@ -50,7 +49,7 @@ class _Transaction:
     mail_reply: Reply | None = None
 
 
-class SmtpServer:
+class SmtpServer(Listener):
     """Listens, and hands messages to the filter and on.
 
     Args:
@@ -76,6 +75,7 @@ class SmtpServer:
         xforward_networks: Sequence[Network] = (),
         hostname: str = "localhost",
     ) -> None:
+        super().__init__(lambda: _Session(self))
         self.filter = mail_filter
         self.next_hop = next_hop
         self.metrics = metrics
@@ -86,43 +86,11 @@ class SmtpServer:
         self.hostname = hostname
         self.connections: set[_Session] = set()
         self.is_draining = False
-        self._servers: list[asyncio.Server] = []
-
-    async def start_tcp(self, host: str, port: int) -> tuple[str, int]:
-        """Listen on TCP; port 0 takes a free one. Returns the address bound.
-
-        Raises:
-            OSError: the address is taken or not ours.
-        """
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._session, host, port)
-        self._servers.append(server)
-        bound: tuple[str, int] = server.sockets[0].getsockname()[:2]
-        return bound
-
-    async def start_unix(self, path: Path, mode: int) -> None:
-        """Listen on a Unix socket with the given file mode, replacing a stale socket.
-
-        Raises:
-            OSError: the directory is missing or not ours, or there is another kind of file.
-        """
-        loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_unix_server(self._session, str(path)))
-        path.chmod(mode)
-
-    async def start_socket(self, listening: socket.socket) -> None:
-        """Listen on a socket that is already open (socket activation)."""
-        loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_server(self._session, sock=listening))
-
-    def _session(self) -> "_Session":
-        return _Session(self)
 
     async def drain(self, deadline_seconds: float) -> None:
         """Stop accepting, let transactions in flight finish, then cut the rest."""
         self.is_draining = True
-        for server in self._servers:
-            server.close()
+        self.stop_listening()
         for session in list(self.connections):
             session.close_if_idle()
         loop = asyncio.get_running_loop()

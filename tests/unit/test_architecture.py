@@ -23,9 +23,11 @@ ALLOWED = {
     "quarantine": {"database", "message", "verdict", "errors", "observe"},
     "feedback": {"database", "message", "model_input", "verdict", "errors", "observe"},
     "model": {"model", "message", "model_input", "verdict", "errors", "observe"},
-    "frontends": {"wire", "filter", "next_hop", "message", "verdict", "errors", "observe"},
+    "frontends": {
+        "wire", "filter", "next_hop", "message", "verdict", "errors", "observe", "frontends.listener",
+    },
     "frontends.milter": {
-        "wire", "filter", "message", "verdict", "errors", "observe", "frontends.milter_transaction",
+        "wire", "filter", "message", "verdict", "errors", "observe", "frontends.milter_transaction", "frontends.listener",
     },
     "training": {
         "training", "model", "feedback", "message", "model_input", "html", "verdict", "config",

@@ -1,0 +1,59 @@
+"""Listening, for every door alike: TCP, Unix sockets, and sockets that were opened for us."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+BACKLOG = 512  # connections that wait while we start or are busy: more than Postfix opens
+
+
+class Listener:
+    """Accepts connections for one protocol.
+
+    Args:
+        protocol: makes the protocol of one connection.
+    """
+
+    def __init__(self, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
+        self._protocol = protocol
+        self._servers: list[asyncio.Server] = []
+        self._unix_paths: list[Path] = []
+
+    async def start_tcp(self, host: str, port: int) -> tuple[str, int]:
+        """Listen on TCP; port 0 takes a free one. Returns the address bound.
+
+        Raises:
+            OSError: the address is taken or not ours.
+        """
+        # asyncio sets TCP_NODELAY on each connection; without it an answer waits up to 40 ms
+        # for the acknowledgement of the one before (Nagle against delayed ACK).
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(self._protocol, host, port, backlog=BACKLOG)
+        self._servers.append(server)
+        bound: tuple[str, int] = server.sockets[0].getsockname()[:2]
+        return bound
+
+    async def start_unix(self, path: Path, mode: int) -> None:
+        """Listen on a Unix socket with the given file mode, replacing a stale socket.
+
+        Raises:
+            OSError: the directory is missing or not ours, or there is another kind of file.
+        """
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(self._protocol, str(path), backlog=BACKLOG)
+        self._servers.append(server)
+        self._unix_paths.append(path)
+        path.chmod(mode)
+
+    async def start_socket(self, listening: socket.socket) -> None:
+        """Listen on a socket that is already open (socket activation), TCP or Unix."""
+        loop = asyncio.get_running_loop()
+        self._servers.append(await loop.create_server(self._protocol, sock=listening))
+
+    def stop_listening(self) -> None:
+        """Accept no more; connections that are there go on."""
+        for server in self._servers:
+            server.close()
+        for path in self._unix_paths:
+            path.unlink(missing_ok=True)

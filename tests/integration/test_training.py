@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ from transformers import BertConfig, BertModel  # noqa: E402
 
 from spamguard.errors import ConfigError, DataError, TrainingError  # noqa: E402
 from spamguard.model.classifier import Classifier  # noqa: E402
-from spamguard.model.store import ModelVersion  # noqa: E402
+from spamguard.model.store import ModelStore, ModelVersion  # noqa: E402
+from spamguard.training.bases import find_base  # noqa: E402
 from spamguard.training.dataset import load_examples  # noqa: E402
 from spamguard.training.export import load_network  # noqa: E402
 from spamguard.training.loop import Settings, network_logits, train_network  # noqa: E402
@@ -247,6 +249,16 @@ def test_class_weights_balance_as_the_recipe_says(kind, expected):
 def test_class_weights_are_capped():
     weights = class_weights(np.array([True] + [False] * 999), Recipe(max_class_weight=5.0))
     assert weights[0] / weights[-1] == pytest.approx(5.0)
+
+
+def test_the_shipped_version_can_be_trained_on():
+    network, tokenizer = load_network(Path(find_base("default")))
+    version = ModelStore(Path("/nonexistent")).get("default")
+    texts = ["Re: minutes\nThanks, see you.", "You won\nClaim your lottery prize now."]
+    full = network_logits(network, tokenizer, texts, max_tokens=version.max_tokens)
+    rounded = [Classifier(version).bert_logit(text) for text in texts]
+    assert full[0] < 0 < full[1]
+    assert np.allclose(full, rounded, atol=0.5)
 
 
 def test_bad_input_is_named(base, tmp_path):

@@ -258,7 +258,7 @@ def test_the_shipped_version_can_be_trained_on():
     full = network_logits(network, tokenizer, texts, max_tokens=version.max_tokens)
     rounded = [Classifier(version).bert_logit(text) for text in texts]
     assert full[0] < 0 < full[1]
-    assert np.allclose(full, rounded, atol=0.5)
+    assert np.allclose(full, rounded, atol=1.0)  # int8, and texts of ten tokens
 
 
 def test_bad_input_is_named(base, tmp_path):

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 IDLE_TIMEOUT_SECONDS = 900  # from command to reply, our wait for the next hop included
 MAX_RECIPIENTS = 1000  # RFC 5321 section 4.5.3.1.8 wants at least 100; Postfix sends 50
 READ_CHUNK_BYTES = 1 << 18
+_EVERYTHING = 1 << 30  # what the stream reader holds, which is twice its limit at most
+_END_OF_DATA = b"\r\n.\r\n"
 _OUR_FAILURE = "451 4.3.0 temporary failure, try again"
 _XFORWARD_NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE")
 _XFORWARD_VALUE = re.compile("(" + "|".join(_XFORWARD_NAMES) + r")=([!-~]{0,255})", re.IGNORECASE)
@@ -329,18 +331,22 @@ class _Session(SMTP):
         size = 0
         tail = b"\r\n"  # the command line's own end: a dot may stand on the first line
         while True:
-            try:
-                # Not CRLF "." CRLF: its first two bytes may have gone with the last chunk.
-                chunk = await self._reader.readuntil(b".\r\n")
-            except asyncio.LimitOverrunError as overrun:
-                chunk = await self._reader.readexactly(overrun.consumed)
-            tail = (tail + chunk[-5:])[-5:]
-            done = tail == b"\r\n.\r\n"
-            size += len(chunk)
+            data = await self._reader.read(_EVERYTHING)
+            if not data:
+                raise ConnectionResetError("closed in DATA")
+            window = tail + data
+            found = window.find(_END_OF_DATA)
+            if found >= 0:
+                end = found + len(_END_OF_DATA) - len(tail)
+                data, rest = data[:end], data[end:]
+                if rest:
+                    self._reader.feed_data(rest)  # commands that were pipelined behind it
+            size += len(data)
             if size <= self._owner.max_message_bytes:
-                chunks.append(chunk)
-            if done:
+                chunks.append(data)
+            if found >= 0:
                 break
+            tail = window[-len(_END_OF_DATA) + 1 :]
         if size > self._owner.max_message_bytes:
             return None
         data = b"".join(chunks)

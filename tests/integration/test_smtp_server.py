@@ -334,6 +334,15 @@ async def test_long_lines_pass_unchanged(size):
     assert made.hop.messages[0][2].endswith(raw)
 
 
+async def test_lines_that_end_in_dots_cost_no_more_than_others():
+    raw = HAM + b"x.\r\n" * 1_000_000
+    async with door() as made, made.client() as client:
+        started = time.perf_counter()
+        assert (await client.deliver(raw)).startswith("250")
+        assert time.perf_counter() - started < 10
+    assert made.hop.messages[0][2].endswith(raw)
+
+
 async def test_a_large_message_does_not_keep_others_waiting():
     raw = HAM + (b"x" * 76 + b"\r\n") * 320_000
     slowest = 0.0

@@ -25,6 +25,12 @@ class DataError(SpamGuardError):
     exit_code = 65  # EX_DATAERR
 
 
+class ReportError(SpamGuardError):
+    """A report cannot be taken: unreadable, unknown, or not its reporter's to make."""
+
+    exit_code = 65  # EX_DATAERR
+
+
 class ProtocolError(SpamGuardError):
     """A wire protocol was broken."""
 

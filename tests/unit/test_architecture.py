@@ -15,22 +15,27 @@ ALLOWED = {
     "wire": {"errors", "wire"},
     "message": {"errors", "html"},
     "verdict": {"errors", "message"},
+    "report": {"verdict"},
     "model_input": {"message", "html"},
     "config": {"errors", "verdict"},
     "filter": {"message", "verdict", "errors", "observe"},
     "next_hop": {"wire", "errors"},
     "database": {"errors"},
     "quarantine": {"database", "message", "verdict", "errors", "observe"},
-    "feedback": {"database", "message", "model_input", "verdict", "errors", "observe"},
+    "feedback": {
+        "feedback", "database", "message", "model_input", "report", "verdict", "errors", "observe",
+    },
     "model": {"model", "message", "model_input", "verdict", "errors", "observe"},
     "frontends": {
-        "wire", "filter", "next_hop", "message", "verdict", "errors", "observe", "frontends.listener",
+        "wire", "filter", "next_hop", "message", "report", "verdict", "errors", "observe",
+        "frontends.listener",
     },
     "frontends.milter": {
-        "wire", "filter", "message", "verdict", "errors", "observe", "frontends.milter_transaction", "frontends.listener",
+        "wire", "filter", "message", "report", "verdict", "errors", "observe",
+        "frontends.milter_transaction", "frontends.listener",
     },
     "training": {
-        "training", "model", "feedback", "message", "model_input", "html", "verdict", "config",
+        "training", "model", "feedback", "database", "report", "message", "model_input", "html", "verdict", "config",
         "errors", "observe",
     },
     "scan": {"model", "verdict", "errors", "observe"},
@@ -39,8 +44,8 @@ ALLOWED = {
         "training.metrics",
     },
     "daemon": {
-        "config", "database", "errors", "filter", "frontends", "model", "next_hop", "observe",
-        "quarantine",
+        "config", "database", "errors", "feedback", "filter", "frontends", "model", "next_hop",
+        "observe", "quarantine", "report",
     },
 }  # fmt: skip
 FREE = {"cli", "__main__", "__init__"}

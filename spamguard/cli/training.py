@@ -1,0 +1,89 @@
+"""Commands that train and measure models."""
+
+import json
+from pathlib import Path
+
+import click
+
+from spamguard.cli.common import Context, needs, show
+
+
+@click.command()
+@click.argument("datasets", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="New directory.")
+@click.option("--name", required=True, help="The version's name.")
+@click.option(
+    "--base",
+    default="minilm",
+    show_default=True,
+    help="minilm, default (go on from the shipped version), a directory, or a hub's name.",
+)
+@click.option("--recipe", type=click.Path(path_type=Path), help="TOML with other settings.")
+@click.option("--corpus/--no-corpus", default=True, help="Add the texts shipped for training.")
+def train(
+    datasets: tuple[Path, ...],
+    *,
+    output: Path,
+    name: str,
+    base: str,
+    recipe: Path | None,
+    corpus: bool,
+) -> None:
+    """Fine-tune a model on labelled data sets and write a version directory.
+
+    Needs the training packages: pip install 'spamguard[train]'. A run that was stopped goes on
+    at its last checkpoint when started again with the same arguments.
+    """
+    needs("torch", "transformers", "onnx")
+    from spamguard.training.run import Recipe, train_version
+
+    settings = Recipe.read(recipe, base=base, corpus=corpus)
+    train_version(datasets, output=output, name=name, recipe=settings)
+
+
+@click.command()
+@click.argument("datasets", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--model", "version", default="", help="A version's name or directory.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON, with intervals.")
+@click.option("--use", type=click.Choice(["train", "eval", "all"]), default="all")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many, drawn evenly.")
+@click.pass_obj
+def evaluate(
+    context: Context,
+    datasets: tuple[Path, ...],
+    *,
+    version: str,
+    as_json: bool,
+    use: str,
+    limit: int | None,
+) -> None:
+    """Measure a model on labelled data sets: figures per source, kind and language."""
+    from spamguard.model.store import ModelStore
+    from spamguard.tables import evaluation_table, progress_bar
+    from spamguard.training.dataset import load_examples, thin_out
+    from spamguard.training.evaluate import evaluate as measure
+
+    settings = context.read()
+    store = ModelStore(settings.paths.models)
+    model = store.get(version or settings.model.version)
+    with progress_bar(visible=not as_json) as bar:
+        examples = [
+            example
+            for directory in datasets
+            for example in load_examples(
+                directory, workers=settings.workers, progress=bar("reading")
+            )
+            if use in {example.use, "all"}
+        ]
+        examples = thin_out(examples, limit)
+        found = measure(
+            examples,
+            model,
+            workers=settings.workers,
+            thresholds=settings.model.thresholds,
+            progress=bar("scoring"),
+        )
+    if as_json:
+        click.echo(json.dumps(found.as_json(), indent=2))
+    else:
+        show(evaluation_table(found))

@@ -4,6 +4,7 @@ Whoever needs it opens a connection for one piece of work and closes it again: a
 belongs to its thread, and opening one costs less than a millisecond.
 """
 
+import secrets
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -46,6 +47,68 @@ def held_messages(database: Database) -> None:
         pk="id",
         not_null={"id", "state", "held_at", "reverse_path", "recipients"},
     ).create_index(["state", "held_at"])
+
+
+@migrations()
+def corrections(database: Database) -> None:
+    """Create what users' corrections need: verdicts to find the original, the record, reviews."""
+    database.table("verdicts").create(
+        {
+            "id": str,
+            "judged_at": float,
+            "fingerprint": str,
+            "message_id": str,
+            "recipients": str,  # keyed hashes, blank separated; see feedback.verdict_log
+            "label": str,
+            "spam_probability": float,
+            "model_version": str,
+        },
+        pk="id",
+        not_null={"id", "judged_at", "fingerprint"},
+    )
+    for columns in (["fingerprint"], ["message_id"], ["judged_at"]):
+        database.table("verdicts").create_index(columns)
+    database.table("corrections").create(
+        {
+            "id": int,
+            "reported_at": float,
+            "label": str,  # ham, spam, or undo
+            "reporter": str,
+            "source": str,
+            "comment": str,
+            "fingerprint": str,
+            "campaign": str,  # near-duplicates share it; see feedback.campaign
+            "simhash": str,  # 16 hex digits, or "" for a short text
+            "message_id": str,
+            "from_address": str,
+            "is_bulk": int,
+            "is_original": int,
+            "is_recipient": int,  # 1 yes, 0 no, null when the original is not on record
+            "verdict_id": str,
+            "predicted": str,
+            "spam_probability": float,
+            "model_version": str,
+        },
+        pk="id",
+        not_null={"reported_at", "label", "reporter", "source", "fingerprint", "campaign"},
+    )
+    for columns in (["fingerprint"], ["campaign"], ["reporter", "reported_at"]):
+        database.table("corrections").create_index(columns)
+    database.table("reviews").create(
+        {
+            "id": int,
+            "correction_id": int,
+            "reviewed_at": float,
+            "decision": str,  # accept, reject, hold
+            "by": str,
+            "reason": str,
+        },
+        pk="id",
+        not_null={"correction_id", "reviewed_at", "decision", "by"},
+        foreign_keys=[("correction_id", "corrections", "id")],
+    ).create_index(["correction_id"])
+    database.table("secrets").create({"name": str, "value": bytes}, pk="name")
+    database.table("secrets").insert({"name": "address-hash", "value": secrets.token_bytes(32)})
 
 
 @contextmanager

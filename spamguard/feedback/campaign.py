@@ -1,0 +1,67 @@
+"""Which messages are of one campaign: near-duplicates by simhash (Charikar 2002).
+
+A campaign's messages differ in names, numbers and a few words. Their simhashes, 64 bits over
+word triples, differ in a few bits; those of unrelated texts in 32, give or take 4, so that 8
+or fewer by chance are one pair in ten thousand million.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_DISTANCE = 8  # bits in which texts of one campaign may differ
+MIN_SHINGLES = 20  # of a shorter text too few bits are decided by more than one triple
+MAX_CHARS = 6000
+
+# Words; characters where a script has no blanks between words. Digits are fills.
+_TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]|[^\W\d_]+")
+
+
+def simhash(text: str) -> int | None:
+    """Return the 64-bit simhash of a model input, or None when it is too short to have one."""
+    words = _TOKEN.findall(text[:MAX_CHARS].casefold())
+    shingles = {" ".join(words[i : i + 3]) for i in range(len(words) - 2)}
+    if len(shingles) < MIN_SHINGLES:
+        return None
+    digests = b"".join(
+        hashlib.blake2b(shingle.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        for shingle in shingles
+    )
+    bits = np.unpackbits(np.frombuffer(digests, np.uint8).reshape(-1, 8), axis=1)
+    majority = bits.sum(axis=0) * 2 > len(shingles)
+    return int.from_bytes(np.packbits(majority).tobytes(), "big")
+
+
+def nearest(wanted: int, known: npt.NDArray[np.uint64]) -> int | None:
+    """Return the index of the nearest of ``known`` within `MAX_DISTANCE`, or None.
+
+    Args:
+        wanted: a simhash.
+        known: simhashes, shape (n,).
+    """
+    if known.size == 0:
+        return None
+    distances = np.bitwise_count(known ^ np.uint64(wanted))
+    best = int(distances.argmin())
+    return best if distances[best] <= MAX_DISTANCE else None
+
+
+def campaign_of(
+    fingerprint: str, value: int | None, known: Sequence[tuple[str, str]]
+) -> str:
+    """Return the campaign's name: that of the nearest known message, else a new one.
+
+    Args:
+        fingerprint: of the message; short texts are of one campaign only when it is the same.
+        value: its simhash.
+        known: (campaign, simhash in hex or "") of messages on record.
+    """
+    if value is None:
+        return f"f{fingerprint[:16]}"
+    with_hash = [(campaign, simhash) for campaign, simhash in known if simhash]
+    hashes = np.array([int(simhash, 16) for _, simhash in with_hash], dtype=np.uint64)
+    found = nearest(value, hashes)
+    return with_hash[found][0] if found is not None else f"s{value:016x}"

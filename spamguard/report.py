@@ -58,6 +58,7 @@ class Standing(enum.StrEnum):
     CONFLICT = "conflict"  # reporters disagree
     REVIEW = "review"  # waits for the administrator
     CAPPED = "capped"  # beyond what one reporter, campaign or day may add
+    REJECTED = "rejected"  # by the administrator
     UNDONE = "undone"  # taken back
     SUPERSEDED = "superseded"  # the same reporter said something newer
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from spamguard.database import open_database
+from spamguard.database import open_database, write_transaction
 from spamguard.errors import StoreError
 from spamguard.message import Envelope
 from spamguard.verdict import Score, Verdict
@@ -99,7 +99,7 @@ class VerdictLog:
 
     def _expire(self) -> None:
         before = self._clock() - RETENTION_DAYS * _DAY_SECONDS
-        with open_database(self._database) as database, database.conn:
+        with write_transaction(self._database) as database:
             database.execute("DELETE FROM verdicts WHERE judged_at < ?", [before])
 
 
@@ -121,9 +121,7 @@ def hash_addresses(addresses: Iterable[str], key: bytes) -> str:
     IMAP servers often know a user by the local part alone.
     """
     names = dict.fromkeys(
-        name
-        for address in addresses
-        for name in (address.lower(), local_part(address))
+        name for address in addresses for name in (address.lower(), local_part(address))
     )
     return " ".join(hash_name(name, key) for name in names)
 

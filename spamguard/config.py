@@ -199,6 +199,13 @@ class QuarantineSection(_Section):
     release_hop: Endpoint = ""
 
 
+class FeedbackSection(_Section):
+    """What users' corrections may do, and how long they are kept."""
+
+    retention_days: int = Field(default=365, ge=1, le=3650)
+    campaigns: bool = True
+
+
 class Paths(_Section):
     """Where state and sockets are."""
 
@@ -220,6 +227,11 @@ class Paths(_Section):
         """Held messages."""
         return self.state / "quarantine"
 
+    @property
+    def corrections(self) -> Path:
+        """Reported messages."""
+        return self.state / "corrections"
+
 
 class Log(_Section):
     """The log on standard error."""
@@ -236,6 +248,7 @@ class Config(_Section):
     model: Model = Model()
     policy: PolicySection = PolicySection()
     quarantine: QuarantineSection = QuarantineSection()
+    feedback: FeedbackSection = FeedbackSection()
     paths: Paths = Paths()
     log: Log = Log()
     max_message_bytes: int = Field(default=100 * 1024 * 1024, ge=1024)

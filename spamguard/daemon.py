@@ -24,6 +24,9 @@ import spamguard
 from spamguard.config import Config
 from spamguard.database import migrate
 from spamguard.errors import ConfigError, ModelError, SpamGuardError, StoreError
+from spamguard.feedback.corrections import CorrectionStore
+from spamguard.feedback.recent import RecentCampaigns
+from spamguard.feedback.verdict_log import VerdictLog
 from spamguard.filter import Filter
 from spamguard.frontends.control import ControlServer
 from spamguard.frontends.milter import MilterServer
@@ -37,7 +40,8 @@ from spamguard.quarantine import QuarantineStore
 
 log = logging.getLogger(__name__)
 
-EXPIRY_HOURS = 6  # between looks at what the quarantine no longer keeps
+EXPIRY_HOURS = 6  # between looks at what is no longer kept
+CAMPAIGN_SECONDS = 5  # between looks at new corrections
 _DAY_SECONDS = 86_400
 
 
@@ -66,6 +70,14 @@ class Daemon:
         self.quarantine = QuarantineStore(
             config.paths.quarantine, config.paths.database, clock=clock
         )
+        self.corrections = CorrectionStore(
+            config.paths.database,
+            config.paths.corrections,
+            clock=clock,
+            subject_prefix=config.policy.subject_prefix,
+        )
+        self.campaigns = RecentCampaigns(self.corrections, config.paths.database, clock=clock)
+        self.verdict_log = VerdictLog(config.paths.database, clock=clock)
         self.addresses: dict[str, list[str]] = {}
         self._doors: list[MilterServer | SmtpServer] = []
         self._stop = asyncio.Event()
@@ -97,12 +109,16 @@ class Daemon:
         scheduler = AsyncIOScheduler()
         observer = Observer()
         try:
+            await self.verdict_log.start()
             await self.pool.start()
             await self.pool.score(WARM_UP_MESSAGE, timeout_seconds=60)
             await self._open_doors()
             await self._start_control(control)
             self._watch_models(observer, loop)
             scheduler.add_job(self._expire, "interval", hours=EXPIRY_HOURS)
+            if self.config.feedback.campaigns:
+                await self._refresh_campaigns()
+                scheduler.add_job(self._refresh_campaigns, "interval", seconds=CAMPAIGN_SECONDS)
             scheduler.start()
             log.info("ready", extra={"model": self.pool.version.name, **self._joined_addresses()})
             if on_ready:
@@ -119,6 +135,7 @@ class Daemon:
                 observer.stop()
                 await asyncio.to_thread(observer.join)
             await self.pool.stop()
+            await self.verdict_log.stop()
             self._release_state()
             log.info("stopped")
 
@@ -170,6 +187,8 @@ class Daemon:
             clock=self._clock,
             deadline_seconds=self.config.model.deadline_seconds,
             thresholds=self.config.model.thresholds,
+            campaigns=self.campaigns,
+            verdict_log=self.verdict_log,
         )
 
     async def _open_doors(self) -> None:
@@ -289,16 +308,27 @@ class Daemon:
         observer.schedule(OnReplaced(), str(self.store.directory))
         observer.start()
 
-    async def _expire(self) -> None:
-        """Forget held messages past their retention."""
-        before = self._clock() - self.config.quarantine.retention_days * _DAY_SECONDS
+    async def _refresh_campaigns(self) -> None:
+        """Take up what users have reported since the last look."""
         try:
-            expired = await asyncio.to_thread(self.quarantine.expire, before=before)
+            await asyncio.to_thread(self.campaigns.refresh)
+        except StoreError as error:
+            log.error("corrections not read", extra={"error": str(error)})  # noqa: TRY400
+
+    async def _expire(self) -> None:
+        """Forget held messages, corrections and verdicts past their retention."""
+        now = self._clock()
+        held_before = now - self.config.quarantine.retention_days * _DAY_SECONDS
+        reported_before = now - self.config.feedback.retention_days * _DAY_SECONDS
+        try:
+            held = await asyncio.to_thread(self.quarantine.expire, before=held_before)
+            reported = await asyncio.to_thread(self.corrections.expire, before=reported_before)
+            await self.verdict_log.expire()
         except StoreError as error:
             log.error("expiry failed", extra={"error": str(error)})  # noqa: TRY400
         else:
-            if expired:
-                log.info("expired held messages", extra={"count": expired})
+            if held or reported:
+                log.info("expired", extra={"held": held, "corrections": reported})
 
     async def status(self) -> dict[str, Any]:
         """Return what `spamguard status` shows."""

@@ -24,6 +24,7 @@ from spamguard.verdict import (
     Score,
     Thresholds,
     Verdict,
+    apply_campaign,
     apply_lists,
     decide,
     judge,
@@ -52,6 +53,20 @@ class Quarantine(Protocol):
         """Make one message durable, or raise StoreError."""
 
 
+class Campaigns(Protocol):
+    """Knows what users have just reported."""
+
+    def match(self, score: Score) -> tuple[Label, str] | None:
+        """Return label and reason for a message like a reported one, at once."""
+
+
+class VerdictLog(Protocol):
+    """Remembers verdicts, so that a correction finds its original."""
+
+    def note(self, verdict: Verdict, envelope: Envelope, score: Score) -> None:
+        """Remember one; returns at once."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of one message."""
@@ -71,6 +86,8 @@ class Filter:
         clock: wall clock, seconds since the epoch.
         deadline_seconds: how long one message may wait for its score.
         thresholds: the administrator's own, or None for those of the model.
+        campaigns: what users have just reported, or None.
+        verdict_log: where verdicts are remembered, or None.
     """
 
     def __init__(
@@ -83,6 +100,8 @@ class Filter:
         clock: Clock = time.time,
         deadline_seconds: float = 10.0,
         thresholds: Thresholds | None = None,
+        campaigns: Campaigns | None = None,
+        verdict_log: VerdictLog | None = None,
     ) -> None:
         self._scorer = scorer
         self._quarantine = quarantine
@@ -91,6 +110,8 @@ class Filter:
         self.policy = policy
         self.deadline_seconds = deadline_seconds
         self.thresholds = thresholds
+        self._campaigns = campaigns
+        self._verdict_log = verdict_log
 
     async def check(self, envelope: Envelope, raw: bytes, *, can_hold: bool = True) -> Outcome:
         """Judge one message and, where policy says so, hold it durably.
@@ -125,8 +146,7 @@ class Filter:
         try:
             async with asyncio.timeout(self.deadline_seconds):
                 score = await self._scorer.score(raw, timeout_seconds=self.deadline_seconds)
-            verdict = judge(score, self.thresholds or self._scorer.thresholds, verdict_id)
-            return apply_lists(verdict, score, envelope, self.policy), score
+            return self._judge(score, envelope, verdict_id), score
         except (ScoringError, TimeoutError) as error:
             if isinstance(error, TimeoutError):
                 error = ScoringTimeoutError(f"no score in {self.deadline_seconds:g} s")
@@ -137,6 +157,16 @@ class Filter:
             log.exception("bug while judging", extra={"id": verdict_id})
             reason = "internal error"
         return Verdict(id=verdict_id, label=Label.UNSCORED, reason=reason), None
+
+    def _judge(self, score: Score, envelope: Envelope, verdict_id: str) -> Verdict:
+        """The model's word, then the users', then the administrator's."""
+        verdict = judge(score, self.thresholds or self._scorer.thresholds, verdict_id)
+        if self._campaigns and (found := self._campaigns.match(score)):
+            verdict = apply_campaign(verdict, found)
+        verdict = apply_lists(verdict, score, envelope, self.policy)
+        if self._verdict_log:
+            self._verdict_log.note(verdict, envelope, score)
+        return verdict
 
     async def _hold(
         self, raw: bytes, envelope: Envelope, verdict: Verdict, action: Action

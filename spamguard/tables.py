@@ -23,6 +23,7 @@ from spamguard.model_input import build_model_input
 from spamguard.verdict import Label
 
 if TYPE_CHECKING:
+    from spamguard.feedback.trust import Correction
     from spamguard.model.store import ModelVersion
     from spamguard.quarantine import HeldMessage
     from spamguard.scan import Result
@@ -199,6 +200,43 @@ def held_message_view(held: "HeldMessage", raw: bytes) -> RenderableType:
     table.add_row("size", f"{held.size:,} bytes")
     message = parse_message(raw)
     text = build_model_input(message).text[:_PREVIEW_CHARS]
+    return Group(table, Text(_printable(text)))
+
+
+def corrections_table(rows: Sequence[tuple["Correction", str, str]]) -> RenderableType:
+    """Return corrections with standing and reason, one a line."""
+    table = _table("#id", "reported", "label", "reporter", "by", "from", "we said", "standing", "")
+    for row, standing, reason in rows:
+        said = "" if row.spam_probability is None else f"{row.predicted} {row.spam_probability:.3f}"
+        table.add_row(
+            str(row.id),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(row.reported_at)),
+            coloured(row.label),
+            Text(row.reporter),
+            row.source,
+            Text(row.from_address),
+            said,
+            standing,
+            Text(reason),
+        )
+    return table
+
+
+def correction_view(row: "Correction", standing: str, reason: str, raw: bytes) -> RenderableType:
+    """Return one correction for reading, with what the model reads of its message."""
+    table = _table("", "")
+    table.show_header = False
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.reported_at))
+    table.add_row("correction", f"{row.id}, {when}, by {row.source}")
+    table.add_row("reporter", Text(row.reporter))
+    table.add_row("says", coloured(row.label))
+    said = "not on record" if row.spam_probability is None else f"{row.predicted} "
+    score = "" if row.spam_probability is None else f"{row.spam_probability:.4f}"
+    table.add_row("we said", f"{said}{score} {row.model_version}".strip())
+    table.add_row("standing", Text(f"{standing} {reason}".strip()))
+    table.add_row("campaign", row.campaign)
+    table.add_row("comment", Text(_printable(row.comment)))
+    text = build_model_input(parse_message(raw)).text[:_PREVIEW_CHARS]
     return Group(table, Text(_printable(text)))
 
 

@@ -70,6 +70,7 @@ class Score:
         from_domain: domain of the From field in lower case, or "".
         authentication_results: the topmost Authentication-Results fields (RFC 8601), bounded.
         truncated: whether the model saw only a part of the message.
+        simhash: 64 bits that near-duplicates share (`campaign.simhash`), or None.
         defects: what was wrong with the message's form.
         milliseconds: time in the scorer, without waiting.
     """
@@ -81,6 +82,7 @@ class Score:
     from_domain: str = ""
     authentication_results: tuple[str, ...] = ()
     truncated: bool = False
+    simhash: int | None = None
     defects: tuple[str, ...] = ()
     milliseconds: float = 0.0
 
@@ -187,6 +189,19 @@ def judge(score: Score, thresholds: Thresholds, verdict_id: str) -> Verdict:
         model_version=score.model_version,
         reason=reason,
     )
+
+
+def apply_campaign(verdict: Verdict, found: tuple[Label, str]) -> Verdict:
+    """Let what users reported of the same campaign overrule the model.
+
+    Args:
+        verdict: the model's.
+        found: a label and a reason. UNSURE makes ham unsure and leaves spam alone.
+    """
+    label, reason = found
+    if label is Label.UNSURE and verdict.label is Label.SPAM:
+        return verdict
+    return replace(verdict, label=label, reason=reason)
 
 
 def apply_lists(verdict: Verdict, score: Score, envelope: Envelope, policy: Policy) -> Verdict:

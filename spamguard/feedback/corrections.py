@@ -17,9 +17,9 @@ from typing import Any
 from sqlite_utils import Database
 from sqlite_utils.db import NotFoundError
 
+from spamguard.campaign import campaign_of, simhash
 from spamguard.database import open_database, write_transaction
 from spamguard.errors import ReportError, StoreError
-from spamguard.feedback.campaign import campaign_of, simhash
 from spamguard.feedback.trust import UNDO, Correction, Review, Standings, standings
 from spamguard.feedback.verdict_log import hash_name, key_of, local_part
 from spamguard.message import ParsedMessage, edit_headers, parse_message

@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from spamguard.campaign import simhash
 from spamguard.message import parse_message
 from spamguard.model.classifier import Classifier
 from spamguard.model.store import ModelVersion
@@ -45,6 +46,7 @@ class MessageScorer:
             from_domain=message.from_domain,
             authentication_results=message.authentication_results,
             truncated=model_input.truncated,
+            simhash=simhash(model_input.text),
             defects=message.defects,
             milliseconds=(time.perf_counter() - started) * 1000,
         )

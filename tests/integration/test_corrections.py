@@ -216,12 +216,13 @@ def test_ten_processes_at_once_lose_nothing(store, tmp_path):
         "from spamguard.verdict import Label\n"
         "root, me = Path(sys.argv[1]), sys.argv[2]\n"
         "store = CorrectionStore(root / 'spamguard.db', root / 'corrections')\n"
-        "for i in range(5):\n"
-        "    raw = f'Subject: {me}\\r\\n\\r\\nbody {"abcde"[i]}\\r\\n'.encode()\n"
+        "for word in 'abcde':\n"
+        "    raw = f'Subject: {me}\\r\\n\\r\\nbody {word}\\r\\n'.encode()\n"
         "    store.record(Report(label=Label.SPAM, reporter=me, source=ReportSource.IMAP, raw=raw))\n"
     )
     children = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), f"user-{n}"]) for n in "abcdefghij"
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), f"user-{n}"])
+        for n in "abcdefghij"
     ]
     assert [0] * 10 == [child.wait(timeout=120) for child in children]
     assert 50 == len(store.all()[0])

@@ -12,6 +12,7 @@ ALLOWED = {
     "errors": set(),
     "observe": set(),
     "html": set(),
+    "campaign": set(),
     "wire": {"errors", "wire"},
     "message": {"errors", "html"},
     "verdict": {"errors", "message"},
@@ -23,9 +24,9 @@ ALLOWED = {
     "database": {"errors"},
     "quarantine": {"database", "message", "verdict", "errors", "observe"},
     "feedback": {
-        "feedback", "database", "message", "model_input", "report", "verdict", "errors", "observe",
+        "feedback", "campaign", "database", "message", "model_input", "report", "verdict", "errors", "observe",
     },
-    "model": {"model", "message", "model_input", "verdict", "errors", "observe"},
+    "model": {"model", "campaign", "message", "model_input", "verdict", "errors", "observe"},
     "frontends": {
         "wire", "filter", "next_hop", "message", "report", "verdict", "errors", "observe",
         "frontends.listener",
@@ -35,13 +36,13 @@ ALLOWED = {
         "frontends.milter_transaction", "frontends.listener",
     },
     "training": {
-        "training", "model", "feedback", "database", "report", "message", "model_input", "html", "verdict", "config",
+        "training", "model", "feedback", "campaign", "database", "report", "message", "model_input", "html", "verdict", "config",
         "errors", "observe",
     },
     "scan": {"model", "verdict", "errors", "observe"},
     "tables": {
-        "message", "model_input", "verdict", "model", "quarantine", "scan", "training.evaluate",
-        "training.metrics",
+        "message", "model_input", "verdict", "model", "quarantine", "scan", "feedback",
+        "training.evaluate", "training.metrics",
     },
     "daemon": {
         "config", "database", "errors", "feedback", "filter", "frontends", "model", "next_hop",

@@ -206,6 +206,29 @@ class FeedbackSection(_Section):
     campaigns: bool = True
 
 
+def _cron(value: str) -> str:
+    if value:
+        from apscheduler.triggers.cron import CronTrigger
+
+        try:
+            CronTrigger.from_crontab(value)
+        except ValueError as error:
+            raise ValueError(f"expected a cron expression such as '30 3 * * *': {error}") from error
+    return value
+
+
+class Retrain(_Section):
+    """When and how the daemon learns from corrections."""
+
+    schedule: Annotated[str, AfterValidator(_cron)] = "30 3 * * *"
+    minimum_corrections: int = Field(default=20, ge=1, le=100_000)
+    promote: bool = True
+    threads: int = Field(default=1, ge=1, le=256)
+    memory_megabytes: int = Field(default=2560, ge=512, le=1_048_576)
+    replay: tuple[Path, ...] = ()
+    never_flag: tuple[Path, ...] = ()
+
+
 class Paths(_Section):
     """Where state and sockets are."""
 
@@ -249,6 +272,7 @@ class Config(_Section):
     policy: PolicySection = PolicySection()
     quarantine: QuarantineSection = QuarantineSection()
     feedback: FeedbackSection = FeedbackSection()
+    retrain: Retrain = Retrain()
     paths: Paths = Paths()
     log: Log = Log()
     max_message_bytes: int = Field(default=100 * 1024 * 1024, ge=1024)

@@ -69,6 +69,12 @@ class TrainingError(SpamGuardError):
     """Training cannot go on; no model was changed."""
 
 
+class TrainingBusyError(TrainingError):
+    """Another run holds the training lock."""
+
+    exit_code = 75  # EX_TEMPFAIL
+
+
 class DeliveryError(SpamGuardError):
     """The next hop did not take a message: the caller keeps it.
 

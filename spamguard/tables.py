@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from spamguard.quarantine import HeldMessage
     from spamguard.scan import Result
     from spamguard.training.evaluate import Evaluation, TradeOff
+    from spamguard.training.gate import Rule
+    from spamguard.training.retrain import Plan
 
 _COLOURS = {
     Label.HAM: "green",
@@ -147,14 +149,22 @@ def _duration(seconds: float) -> str:
     return f"{days} d {hours} h {minutes} min" if days else f"{hours} h {minutes} min"
 
 
-def models_table(versions: Sequence["ModelVersion"], current: "ModelVersion") -> RenderableType:
-    """Return the versions with what their manifests say they measured."""
+def models_table(
+    versions: Sequence["ModelVersion"],
+    current: "ModelVersion",
+    candidates: Sequence["ModelVersion"] = (),
+) -> RenderableType:
+    """Return the versions with what their manifests say they measured, * before that in use.
+
+    Candidates, which retraining made and did not promote, come last, behind a ?.
+    """
     table = _table("", "version", "created", "#1-ROCA %", "#unsure", "#spam", "where")
-    for version in versions:
+    for version in (*versions, *candidates):
+        mark = "?" if version in candidates else ""
         measured = version.manifest.get("measured", {})
         roca = measured.get("one_minus_roca_percent")
         table.add_row(
-            "*" if version.path == current.path else "",
+            "*" if version.path == current.path else mark,
             version.name,
             str(version.manifest.get("created", "")),
             "" if roca is None else f"{roca:.2f}",
@@ -163,6 +173,64 @@ def models_table(versions: Sequence["ModelVersion"], current: "ModelVersion") ->
             Text(str(version.path)),
         )
     return table
+
+
+def plan_table(plan: "Plan") -> RenderableType:
+    """Return what a retraining learns from and is judged on."""
+    table = _table("what", "#ham", "#spam", title=f"{plan.reason}: stage {plan.stage}")
+    numbers = plan.as_json()
+    for name, key in (
+        ("corrections that count", "corrections"),
+        ("… trained on", "train"),
+        ("… for calibration", "validation"),
+        ("… for the gate", "holdout"),
+        ("replayed texts", "replayed"),
+    ):
+        table.add_row(name, str(numbers[key]["ham"]), str(numbers[key]["spam"]))
+    table.add_row("never-flag mail", str(numbers["never_flag"]), "")
+    others = {k: v for k, v in numbers["standings"].items() if k != "counted"}
+    if others:
+        listed = ", ".join(f"{count} {name}" for name, count in sorted(others.items()))
+        table.add_row(f"not learned: {listed}", "", "")
+    if numbers["held"]:
+        table.add_row(f"held for review: {len(numbers['held'])}", "", "")
+    return table
+
+
+def gate_table(rules: Sequence["Rule"], version: str) -> RenderableType:
+    """Return every rule of the gate with what both models scored."""
+    table = _table("rule", "#incumbent", "#candidate", "wanted", "", title=f"gate of {version}")
+    for rule in rules:
+        verdict = Text("passed", style="green") if rule.passed else Text("failed", style="red")
+        table.add_row(rule.name, str(rule.incumbent), str(rule.candidate), rule.wanted, verdict)
+    return table
+
+
+def history_table(steps: Sequence[Mapping[str, str]]) -> RenderableType:
+    """Return every promotion and rollback."""
+    table = _table("when", "from", "to", "by", "reason")
+    for step in steps:
+        table.add_row(*(Text(step.get(key, "")) for key in ("at", "from", "to", "by", "reason")))
+    return table
+
+
+def manifest_diff(before: "ModelVersion", after: "ModelVersion") -> RenderableType:
+    """Return what differs between two manifests, by dotted key."""
+    table = _table("what", before.name, after.name)
+    sides = [dict(_flat(version.manifest)) for version in (before, after)]
+    for key in sorted({*sides[0], *sides[1]}):
+        values = [str(side.get(key, "")) for side in sides]
+        if values[0] != values[1]:
+            table.add_row(key, *(Text(value[:60]) for value in values))
+    return table
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def quarantine_table(rows: Sequence["HeldMessage"]) -> RenderableType:

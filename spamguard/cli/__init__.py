@@ -15,7 +15,7 @@ import click
 
 import spamguard
 from spamguard.cli import config as config_commands
-from spamguard.cli import corrections, daemon, models, quarantine, scan, training
+from spamguard.cli import corrections, daemon, models, quarantine, retrain, scan, training
 from spamguard.cli.common import Context
 from spamguard.errors import SpamGuardError
 
@@ -80,6 +80,7 @@ for command in (
     models.models,
     quarantine.quarantine,
     corrections.corrections,
+    retrain.retrain,
     training.train,
     training.evaluate,
 ):

@@ -7,12 +7,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from spamguard.config import Config, load_config
 from spamguard.errors import SpamGuardError, StoreError
+
+if TYPE_CHECKING:
+    from spamguard.model.store import ModelStore
 
 EX_UNAVAILABLE = 69
 EX_TEMPFAIL = 75
@@ -28,6 +31,12 @@ class Context:
     def read(self) -> Config:
         """Read the settings; see `load_config`."""
         return load_config(self.path, environment=os.environ, overrides=self.overrides)
+
+    def models(self) -> "ModelStore":
+        """Return the model versions of the configured state directory."""
+        from spamguard.model.store import ModelStore
+
+        return ModelStore(self.read().paths.models)
 
 
 def ask_daemon(context: Context, command: str) -> dict[str, Any]:

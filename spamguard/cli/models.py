@@ -1,5 +1,6 @@
 """Commands about model versions."""
 
+import getpass
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from spamguard.cli.common import Context, show
 
 @click.group()
 def models() -> None:
-    """List and inspect model versions."""
+    """List, compare, promote and roll back model versions."""
 
 
 @models.command("list")
@@ -28,20 +29,88 @@ def models_list(context: Context, as_json: bool) -> None:  # noqa: FBT001 - a fl
     if as_json:
         click.echo(json.dumps([dict(v.manifest) for v in versions], indent=2))
     else:
-        show(models_table(versions, current))
+        show(models_table(versions, current, store.candidates()))
 
 
 @models.command("show")
 @click.argument("name", default="")
 @click.pass_obj
 def models_show(context: Context, name: str) -> None:
-    """Print a version's manifest, after checking its files."""
-    from spamguard.model.store import ModelStore
+    """Print a version's manifest, after checking its files, and what the gate said of it."""
+    from spamguard.model.store import GATE_FILE, ModelStore
+    from spamguard.tables import gate_table
+    from spamguard.training.gate import Rule
 
     settings = context.read()
     version = ModelStore(settings.paths.models).get(name or settings.model.version)
     version.verify()
     click.echo(json.dumps(dict(version.manifest), indent=2, ensure_ascii=False))
+    if (gate := version.path / GATE_FILE).exists():
+        decision = json.loads(gate.read_text("utf-8"))
+        show(gate_table([Rule(**rule) for rule in decision["rules"]], version.name))
+
+
+@models.command("promote")
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Although the gate refused it.")
+@click.option("--reason", default="", help="For the history; needed with --force.")
+@click.pass_obj
+def models_promote(context: Context, name: str, force: bool, reason: str) -> None:  # noqa: FBT001
+    """Make a version or candidate the one in use; the running daemon takes it over."""
+    from spamguard.errors import ModelError
+    from spamguard.model.store import CANDIDATES, GATE_FILE
+
+    store = context.models()
+    version = store.get(name)
+    gate = version.path / GATE_FILE
+    if gate.exists() and not json.loads(gate.read_text("utf-8"))["promoted"]:
+        if not force:
+            raise ModelError(f"{name}: refused by the gate (see `models show {name}`); --force")
+        if not reason:
+            raise click.UsageError("--force: give a --reason for the history")
+    if version.path.parent.name == CANDIDATES:
+        store.adopt(version.path, version.name)
+    store.promote(version.name, by=getpass.getuser(), reason=reason)
+    click.echo(f"{version.name} is in use")
+
+
+@models.command("rollback")
+@click.option("--reason", default="by hand", show_default=True, help="For the history.")
+@click.pass_obj
+def models_rollback(context: Context, reason: str) -> None:
+    """Go back to the version before; the running daemon takes it over within seconds."""
+    name = context.models().roll_back(by=getpass.getuser(), reason=reason)
+    click.echo(f"{name} is in use again")
+
+
+@models.command("history")
+@click.pass_obj
+def models_history(context: Context) -> None:
+    """Show every promotion and rollback, oldest first."""
+    from spamguard.tables import history_table
+
+    show(history_table(context.models().history()))
+
+
+@models.command("diff")
+@click.argument("before")
+@click.argument("after", default="")
+@click.pass_obj
+def models_diff(context: Context, before: str, after: str) -> None:
+    """Compare two versions' manifests; AFTER is the one in use when not given."""
+    from spamguard.tables import manifest_diff
+
+    store = context.models()
+    show(manifest_diff(store.get(before), store.get(after)))
+
+
+@models.command("prune")
+@click.option("--keep", type=click.IntRange(min=1), default=5, show_default=True)
+@click.pass_obj
+def models_prune(context: Context, keep: int) -> None:
+    """Delete old versions; never the one in use or the one before it."""
+    for name in context.models().prune(keep=keep):
+        click.echo(f"deleted {name}")
 
 
 @models.command("thresholds")

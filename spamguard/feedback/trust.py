@@ -170,16 +170,16 @@ def _judge(
     rules: Rules,
 ) -> tuple[Standing, str]:
     """Judge one active correction without looking at caps."""
+    said = opinions[correction.campaign]
+    same = said[correction.label]
     if (review := decided.get(correction.id)) is not None:
         match review.decision:
             case "accept":
                 return Standing.COUNTED, f"accepted by {review.by}"
             case "reject":
                 return Standing.REJECTED, f"by {review.by}: {review.reason}"
-            case _:
+            case _ if same < 2:  # a second reporter outweighs what was held a lone one
                 return Standing.REVIEW, review.reason
-    said = opinions[correction.campaign]
-    same = said[correction.label]
     others = said.total() - same
     if others and not (same >= rules.quorum and same >= 2 * others):
         return Standing.CONFLICT, f"{same} say {correction.label}, {others} the opposite"

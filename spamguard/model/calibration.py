@@ -17,6 +17,7 @@ from spamguard.errors import ModelLoadError
 _MAX_LOGIT = 40.0  # beyond this a double is 0 or 1
 _RIDGE = 1e-3  # keeps the fit finite when held-out mail is separated perfectly
 _ITERATIONS = 50
+_NEAR_MESSAGES = 50.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,24 +73,35 @@ def fit_calibration(
     weights: npt.NDArray[np.float64] | None = None,
     *,
     prior: float = 0.5,
+    near: Calibration | None = None,
 ) -> Calibration:
     """Fit on held-out messages by Newton's method.
+
+    Training with class weights moves every logit by the logarithm of the weights' ratio; so does
+    a data set with another share of spam than the prior. Fitting the bias at the stated prior
+    takes both out again (Elkan 2001, "The Foundations of Cost-Sensitive Learning", theorem 2;
+    Saerens et al. 2002, "Adjusting the Outputs of a Classifier to New a Priori Probabilities").
 
     Args:
         logits: shape (messages, 2): BERT and linear; a column of zeros is a missing one.
         is_spam: the truth, shape (messages,).
         weights: how much each message counts, or None for one each.
         prior: classes are weighted so that this share of the weight is spam.
+        near: a calibration to stay near to, worth `_NEAR_MESSAGES` messages: what few
+            corrections say must not overturn what thousands said.
     """
     own = np.ones(len(logits)) if weights is None else weights.astype(float)
     share = float(own[is_spam].sum() / own.sum())
     own = own * np.where(is_spam, prior / share, (1 - prior) / (1 - share))
     design = np.column_stack([logits, np.ones(len(logits))])
-    theta = np.zeros(3)
-    ridge = _RIDGE * len(logits) * np.diag([1.0, 1.0, 0.0]) / 100
+    centre, ridge = np.zeros(3), _RIDGE * len(logits) * np.diag([1.0, 1.0, 0.0]) / 100
+    if near is not None:
+        centre = np.array([near.bert, near.linear, near.bias])
+        ridge = _NEAR_MESSAGES * np.diag([1.0, 1.0, 0.25])
+    theta = centre.copy()
     for _ in range(_ITERATIONS):
         probability = 1 / (1 + np.exp(-np.clip(design @ theta, -_MAX_LOGIT, _MAX_LOGIT)))
-        gradient = design.T @ (own * (probability - is_spam)) + ridge @ theta
+        gradient = design.T @ (own * (probability - is_spam)) + ridge @ (theta - centre)
         curvature = own * probability * (1 - probability)
         hessian = (design * curvature[:, None]).T @ design + ridge + 1e-9 * np.eye(3)
         step = np.linalg.solve(hessian, gradient)

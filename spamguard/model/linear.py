@@ -25,6 +25,7 @@ from spamguard.errors import ModelLoadError
 MAX_CHARS = 4000  # of the model input; more changes few verdicts and costs in proportion
 DEFAULT_BITS = 18
 _EPSILON = 1e-6
+_LEARNED = 0.05  # sum of squared gradients that a model to go on from counts as
 
 # Words of alphabetic scripts; scripts written without blanks become single characters, whose
 # bigrams are what a word is elsewhere. A currency sign, "!" and "%" are words in spam.
@@ -101,6 +102,7 @@ def fit_linear(
     learning_rate: float = 0.5,
     l2: float = 1e-7,
     seed: int = 0,
+    start: LinearModel | None = None,
 ) -> Iterator[LinearModel]:
     """Fit by AdaGrad, one message at a time; yield the model after each epoch.
 
@@ -113,11 +115,14 @@ def fit_linear(
         learning_rate: AdaGrad's step.
         l2: weight decay per step on the weights touched.
         seed: of the order of messages.
+        start: a model to go on from; its ``bits`` are used. What it has learned stays worth
+            `_LEARNED` steps: without that AdaGrad's first steps would overwrite it.
     """
-    size = 1 << bits
-    weights = np.zeros(size, dtype=np.float32)
-    squares = np.full(size, _EPSILON, dtype=np.float32)
-    bias, bias_square = 0.0, _EPSILON
+    size = 1 << (start.bits if start else bits)
+    weights = start.weights.copy() if start else np.zeros(size, dtype=np.float32)
+    begin = _LEARNED if start else _EPSILON
+    squares = np.full(size, begin, dtype=np.float32)
+    bias, bias_square = (start.bias, _LEARNED) if start else (0.0, _EPSILON)
     generator = np.random.default_rng(seed)
     for _ in range(epochs):
         for position in generator.permutation(len(texts)):

@@ -9,7 +9,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,9 @@ CALIBRATION_FILE = "calibration.json"
 LINEAR_FILE = "linear.safetensors"
 WEIGHTS_FILE = "model.safetensors"  # what retraining starts from; not needed to judge
 ENCODER_FILE = "config.json"  # the encoder's shape, for retraining
+CANDIDATES = "candidates"  # directory of what is not promoted, beside the versions
+GATE_FILE = "gate.json"  # what the gate said of a version that retraining made
+ROLLBACK = "rollback"  # how a reason begins in the history when a version was given up
 SHIPPED = Path(__file__).resolve().parent.parent / "models" / "default"
 
 _VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -147,7 +153,18 @@ class ModelStore:
         shipped = self._shipped()
         if shipped is not None and shipped.name == name and not (self.directory / name).exists():
             return shipped
+        candidate = self.directory / CANDIDATES / name
+        if candidate.is_dir() and not (self.directory / name).exists():
+            return ModelVersion.read(candidate)
         return ModelVersion.read(self.directory / name)
+
+    def candidates(self) -> list[ModelVersion]:
+        """Return what retraining made and did not promote, oldest first."""
+        found = []
+        for manifest in sorted(self.directory.glob(f"{CANDIDATES}/*/{MANIFEST}")):
+            with suppress(ModelLoadError):
+                found.append(ModelVersion.read(manifest.parent))
+        return found
 
     def versions(self) -> list[ModelVersion]:
         """Return all readable versions, the shipped one first, then by name."""
@@ -161,24 +178,107 @@ class ModelStore:
                     continue
         return found
 
-    def promote(self, name: str) -> None:
+    def adopt(self, path: Path, name: str) -> ModelVersion:
+        """Move a candidate's directory to where versions are.
+
+        Raises:
+            ModelError: it is not intact.
+            StoreError: it cannot be moved, or the name is taken.
+        """
+        ModelVersion.read(path).verify()
+        target = self.directory / name
+        try:
+            path.rename(target)
+        except OSError as error:
+            raise StoreError(f"{target}: {error.strerror or error}") from error
+        return ModelVersion.read(target)
+
+    def promote(self, name: str, *, by: str = "", reason: str = "") -> None:
         """Make a version the current one: verified, written, synced, renamed.
+
+        Args:
+            name: of a version.
+            by: who wants it, for the history.
+            reason: why.
 
         Raises:
             ModelError: the version is not intact.
+            StoreError: the history or the file cannot be written.
         """
         self.get(name).verify()
+        step = {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "from": self.current().name,
+            "to": name,
+            "by": by,
+            "reason": reason,
+        }
         part = self.current_file.with_suffix(".part")
-        with part.open("w", encoding="utf-8") as stream:
-            stream.write(f"{name}\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(self.current_file)
-        directory = os.open(self.directory, os.O_RDONLY)
         try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self._history_file.open("a", encoding="utf-8") as history:
+                history.write(json.dumps(step, ensure_ascii=False) + "\n")
+            with part.open("w", encoding="utf-8") as stream:
+                stream.write(f"{name}\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(self.current_file)
+            directory = os.open(self.directory, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise StoreError(f"{self.current_file}: {error.strerror or error}") from error
+
+    def history(self) -> list[dict[str, str]]:
+        """Return every promotion and rollback, oldest first."""
+        try:
+            lines = self._history_file.read_text("utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"{self._history_file}: {error.strerror or error}") from error
+        steps = []
+        for line in lines:
+            try:
+                steps.append(json.loads(line))
+            except ValueError:
+                continue  # the last line of a run that was killed while writing it
+        return steps
+
+    def roll_back(self, *, by: str, reason: str) -> str:
+        """Go back to the version before the current one; return its name.
+
+        Raises:
+            ModelLoadError: there is none, or it is gone.
+        """
+        current = self.current().name
+        # A rollback to it is not how it came: from there one goes back further, not to and fro.
+        came_from = [
+            step["from"]
+            for step in self.history()
+            if step["to"] == current and not step["reason"].startswith(ROLLBACK)
+        ]
+        if not came_from:
+            raise ModelLoadError(f"{self._history_file}: nothing was before {current}")
+        self.promote(came_from[-1], by=by, reason=f"{ROLLBACK}: {reason}")
+        return came_from[-1]
+
+    def prune(self, *, keep: int) -> list[str]:
+        """Delete old versions but the newest ``keep``, the current and the one before it."""
+        steps = self.history()
+        current = self.current().name
+        needed = {current, *(s["from"] for s in steps if s["to"] == current)}
+        own = [v for v in self.versions() if v.path.parent == self.directory]
+        doomed = [v for v in own[: max(0, len(own) - keep)] if v.name not in needed]
+        for version in doomed:
+            shutil.rmtree(version.path)
+        return [version.name for version in doomed]
+
+    @property
+    def _history_file(self) -> Path:
+        return self.directory / "history.jsonl"
 
     def set_thresholds(self, version: ModelVersion, thresholds: Thresholds) -> None:
         """Store other thresholds with a version; the manifest is replaced atomically.

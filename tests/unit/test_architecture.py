@@ -42,7 +42,7 @@ ALLOWED = {
     "scan": {"model", "verdict", "errors", "observe"},
     "tables": {
         "message", "model_input", "verdict", "model", "quarantine", "scan", "feedback",
-        "training.evaluate", "training.metrics",
+        "training",
     },
     "daemon": {
         "config", "database", "errors", "feedback", "filter", "frontends", "model", "next_hop",

@@ -1,0 +1,94 @@
+"""The part of a retraining that needs torch: fine-tune the incumbent's BERT a little."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spamguard.model.calibration import Calibration
+from spamguard.model.classifier import Classifier
+from spamguard.model.store import ModelVersion
+from spamguard.training.dataset import Example
+from spamguard.training.export import export_network, load_network
+from spamguard.training.loop import Settings, network_logits, train_network
+from spamguard.training.retrain import EPOCHS, LEARNING_RATE, UPPER_LAYERS, Stage
+from spamguard.verdict import Thresholds
+
+_SAY_EVERY = 50  # steps
+
+
+def fine_tune(
+    incumbent: ModelVersion,
+    examples: Sequence[Example],
+    targets: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float32],
+    stage: Stage,
+    *,
+    output: Path,
+    threads: int,
+    seed: int,
+    say: Callable[[str], None],
+) -> None:
+    """Go on from the incumbent's weights and write the candidate's network files.
+
+    Args:
+        incumbent: what to start from.
+        examples: corrections and replayed texts.
+        targets: 0 to 1 for each of them.
+        weights: of each one's loss.
+        stage: "head" learns the last unit alone, "upper" the upper layers too, "whole" all
+            but the embedding table.
+        output: the candidate's directory.
+        threads: of the processor.
+        seed: of everything drawn.
+        say: told about the progress.
+
+    Raises:
+        TrainingError: the incumbent has no weights, or the export is not what was trained.
+    """
+    torch.set_num_threads(threads)
+    network, tokenizer = load_network(incumbent.path)
+    layers = int(network.encoder.config.num_hidden_layers)
+    frozen = {"head": layers, "upper": max(0, layers - UPPER_LAYERS)}.get(stage, 0)
+    settings = Settings(
+        epochs=EPOCHS,
+        max_tokens=incumbent.max_tokens,
+        learning_rate=LEARNING_RATE * (10 if stage == "head" else 1),
+        freeze_layers=frozen,
+        seed=seed,
+    )
+    steps = train_network(
+        network, tokenizer, [e.text for e in examples], targets, weights, settings=settings
+    )
+    for now in steps:
+        if now.step % _SAY_EVERY == 0 or now.step == now.steps:
+            say(
+                f"step {now.step}/{now.steps}, loss {now.loss:.3f}, "
+                f"{now.messages_per_second:.0f} messages/s, {now.seconds_left:.0f} s left"
+            )
+    export_network(network, tokenizer, output)
+
+
+def int8_differences(
+    version: ModelVersion,
+    examples: Sequence[Example],
+    calibration: Calibration,
+    thresholds: Thresholds,
+) -> float:
+    """Return the share of labels that differ between the version's int8 and float32 networks."""
+    if not examples:
+        return 0.0
+    network, tokenizer = load_network(version.path)
+    texts = [e.text for e in examples]
+    classifier = Classifier(version)
+    linear = np.array([classifier.linear_logit(text) for text in texts])
+    quantized = np.array([classifier.bert_logit(text) for text in texts])
+    full = network_logits(network, tokenizer, texts, max_tokens=version.max_tokens)
+    limits = [thresholds.unsure, thresholds.spam]
+    labels = [
+        np.digitize(calibration.probabilities(logits, linear), limits)
+        for logits in (quantized, full)
+    ]
+    return float((labels[0] != labels[1]).mean())

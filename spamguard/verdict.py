@@ -71,6 +71,7 @@ class Score:
         authentication_results: the topmost Authentication-Results fields (RFC 8601), bounded.
         truncated: whether the model saw only a part of the message.
         simhash: 64 bits that near-duplicates share (`campaign.simhash`), or None.
+        unknown_share, projection: for seeing drift, see `model.classifier.Judgement`.
         defects: what was wrong with the message's form.
         milliseconds: time in the scorer, without waiting.
     """
@@ -83,6 +84,8 @@ class Score:
     authentication_results: tuple[str, ...] = ()
     truncated: bool = False
     simhash: int | None = None
+    unknown_share: float = 0.0
+    projection: tuple[float, ...] = ()
     defects: tuple[str, ...] = ()
     milliseconds: float = 0.0
 

@@ -6,6 +6,7 @@ stays in here and in `training/export.py`, which writes the file.
 """
 
 import os
+from dataclasses import dataclass
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one thread a scorer
 
@@ -27,6 +28,24 @@ from spamguard.model.store import (
 # Tokenising is linear in the text, and a token of mail is four characters: cutting at eight a
 # token changes the tokens of one message in 400 and halves the cost.
 CHARS_PER_TOKEN = 8
+DIRECTIONS = 8
+_SEED = 20261123  # of the directions: the same for all versions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What a version says of one model input.
+
+    Attributes:
+        spam_probability: calibrated, 0 to 1.
+        unknown_share: share of the tokens that the vocabulary does not have, 0 to 1.
+        projection: the pooled embedding on `DIRECTIONS` fixed random directions: enough to see
+            that mail has moved, too little to say what a message was; () without embedding.
+    """
+
+    spam_probability: float
+    unknown_share: float = 0.0
+    projection: tuple[float, ...] = ()
 
 
 class Classifier:
@@ -48,8 +67,28 @@ class Classifier:
         if self.calibration.bert:
             self._session = _session(version)
             self._tokenizer = _tokenizer(version)
+            self._unknown_id = _unknown_id(self._tokenizer)
+            outputs = self._session.get_outputs()
+            if len(outputs) > 1:
+                self._directions = directions(int(outputs[1].shape[1]))
         if self.calibration.linear and self._linear is None:
             raise ModelLoadError(f"{linear}: missing, but the calibration gives it weight")
+
+    def judge(self, text: str) -> Judgement:
+        """Judge a model input; also say what drift is seen by."""
+        linear = self.linear_logit(text)
+        if self._session is None:
+            return Judgement(spam_probability=self.calibration.probability(0.0, linear))
+        ids = self.token_ids(text)
+        outputs = self._run(ids)
+        projection: tuple[float, ...] = ()
+        if len(outputs) > 1:  # versions of before 2026-11-23 have the logit alone
+            projection = tuple(np.round(outputs[1][0] @ self._directions, 4).tolist())
+        return Judgement(
+            spam_probability=self.calibration.probability(float(outputs[0][0]), linear),
+            unknown_share=float((ids == self._unknown_id).mean()),
+            projection=projection,
+        )
 
     def spam_probability(self, text: str) -> float:
         """Return the calibrated probability, 0 to 1, that a model input is spam."""
@@ -57,11 +96,12 @@ class Classifier:
 
     def bert_logit(self, text: str) -> float:
         """Return the BERT's uncalibrated log-odds of spam, or 0 when there is none."""
-        if self._session is None:
-            return 0.0
-        ids = self.token_ids(text)
+        return 0.0 if self._session is None else float(self._run(self.token_ids(text))[0][0])
+
+    def _run(self, ids: "np.typing.NDArray[np.int64]") -> "list[np.typing.NDArray[np.float32]]":
+        assert self._session is not None
         feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        return float(self._session.run(None, feeds)[0][0])
+        return self._session.run(None, feeds)  # type: ignore[no-any-return]
 
     def linear_logit(self, text: str) -> float:
         """Return the linear model's log-odds of spam, or 0 when there is none."""
@@ -72,6 +112,17 @@ class Classifier:
         assert self._tokenizer is not None
         cut = text[: self.version.max_tokens * CHARS_PER_TOKEN]
         return np.array([self._tokenizer.encode(cut).ids], dtype=np.int64)
+
+
+def directions(width: int) -> "np.typing.NDArray[np.float64]":
+    """Return the fixed orthonormal directions, shape (width, DIRECTIONS)."""
+    drawn = np.random.default_rng(_SEED).normal(size=(width, DIRECTIONS))
+    return np.linalg.qr(drawn)[0]
+
+
+def _unknown_id(tokenizer: Tokenizer) -> int:
+    found = [tokenizer.token_to_id(token) for token in ("<unk>", "[UNK]")]
+    return next((number for number in found if number is not None), -1)
 
 
 def _session(version: ModelVersion) -> onnxruntime.InferenceSession:

@@ -37,9 +37,9 @@ class MessageScorer:
         started = time.perf_counter()
         message = parse_message(raw)
         model_input = build_model_input(message)
-        probability = self._classifier.spam_probability(model_input.text)
+        judgement = self._classifier.judge(model_input.text)
         return Score(
-            spam_probability=probability,
+            spam_probability=judgement.spam_probability,
             model_version=self._version,
             fingerprint=message.fingerprint,
             message_id=message.message_id,
@@ -47,6 +47,8 @@ class MessageScorer:
             authentication_results=message.authentication_results,
             truncated=model_input.truncated,
             simhash=simhash(model_input.text),
+            unknown_share=judgement.unknown_share,
+            projection=judgement.projection,
             defects=message.defects,
             milliseconds=(time.perf_counter() - started) * 1000,
         )

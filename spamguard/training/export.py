@@ -19,7 +19,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.optimizer import optimize_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from spamguard.errors import TrainingError
@@ -67,6 +67,17 @@ def export_network(network: SpamClassifier, tokenizer: Tokenizer, directory: Pat
         )
 
 
+class _Exported(nn.Module):
+    """What the engine computes: the logit, and the pooled embedding that drift is seen by."""
+
+    def __init__(self, network: SpamClassifier) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.logit_and_pooled(input_ids, attention_mask)
+
+
 def _trace(network: SpamClassifier, path: Path) -> None:
     network.eval()
     ids = torch.full((2, 16), 5, dtype=torch.long)
@@ -74,12 +85,17 @@ def _trace(network: SpamClassifier, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter is deprecated; constraints pin torch
         torch.onnx.export(
-            network,
+            _Exported(network).eval(),
             (ids, torch.ones_like(ids)),
             str(path),
             input_names=["input_ids", "attention_mask"],
-            output_names=["logit"],
-            dynamic_axes={"input_ids": axes, "attention_mask": axes, "logit": {0: "batch"}},
+            output_names=["logit", "pooled"],
+            dynamic_axes={
+                "input_ids": axes,
+                "attention_mask": axes,
+                "logit": {0: "batch"},
+                "pooled": {0: "batch"},
+            },
             opset_version=OPSET,
             dynamo=False,
         )

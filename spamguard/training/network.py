@@ -47,10 +47,14 @@ class SpamClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return logits, shape (batch,), for token ids and mask, both (batch, tokens)."""
+        return self.logit_and_pooled(input_ids, attention_mask)[0]
+
+    def logit_and_pooled(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits, shape (batch,), and pooled embeddings, shape (batch, hidden)."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         pooled = self._pool(states.last_hidden_state, attention_mask)
         logits: Tensor = self.head(self.dropout(pooled))[:, 0]
-        return logits
+        return logits, pooled
 
     def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
         if self.pooling == "cls":

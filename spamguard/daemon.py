@@ -11,12 +11,11 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from watchdog.events import FileMovedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
@@ -24,9 +23,6 @@ import spamguard
 from spamguard.config import Config
 from spamguard.database import migrate
 from spamguard.errors import ConfigError, ModelError, SpamGuardError, StoreError
-from spamguard.feedback.corrections import CorrectionStore
-from spamguard.feedback.recent import RecentCampaigns
-from spamguard.feedback.verdict_log import VerdictLog
 from spamguard.filter import Filter
 from spamguard.frontends.control import ControlServer
 from spamguard.frontends.milter import MilterServer
@@ -37,12 +33,9 @@ from spamguard.model.store import ModelStore, ModelVersion
 from spamguard.next_hop import NextHop
 from spamguard.observe import Metrics
 from spamguard.quarantine import QuarantineStore
+from spamguard.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
-
-EXPIRY_HOURS = 6  # between looks at what is no longer kept
-CAMPAIGN_SECONDS = 5  # between looks at new corrections
-_DAY_SECONDS = 86_400
 
 
 class Daemon:
@@ -51,6 +44,7 @@ class Daemon:
     Args:
         config: the settings.
         reload_config: reads them again, for SIGHUP.
+        retrain_command: argv of the child process that retrains, or () for none.
         clock: wall clock, seconds since the epoch.
     """
 
@@ -59,6 +53,7 @@ class Daemon:
         config: Config,
         reload_config: Callable[[], Config],
         *,
+        retrain_command: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.config = config
@@ -70,14 +65,14 @@ class Daemon:
         self.quarantine = QuarantineStore(
             config.paths.quarantine, config.paths.database, clock=clock
         )
-        self.corrections = CorrectionStore(
-            config.paths.database,
-            config.paths.corrections,
+        self.upkeep = Upkeep(
+            config,
+            self.store,
+            self.quarantine,
+            metrics=self.metrics,
+            retrain_command=retrain_command,
             clock=clock,
-            subject_prefix=config.policy.subject_prefix,
         )
-        self.campaigns = RecentCampaigns(self.corrections, config.paths.database, clock=clock)
-        self.verdict_log = VerdictLog(config.paths.database, clock=clock)
         self.addresses: dict[str, list[str]] = {}
         self._doors: list[MilterServer | SmtpServer] = []
         self._stop = asyncio.Event()
@@ -106,20 +101,14 @@ class Daemon:
         ):
             loop.add_signal_handler(name, handler)
         control = ControlServer({"status": self.status, "reload": self.reload})
-        scheduler = AsyncIOScheduler()
         observer = Observer()
         try:
-            await self.verdict_log.start()
             await self.pool.start()
             await self.pool.score(WARM_UP_MESSAGE, timeout_seconds=60)
             await self._open_doors()
             await self._start_control(control)
             self._watch_models(observer, loop)
-            scheduler.add_job(self._expire, "interval", hours=EXPIRY_HOURS)
-            if self.config.feedback.campaigns:
-                await self._refresh_campaigns()
-                scheduler.add_job(self._refresh_campaigns, "interval", seconds=CAMPAIGN_SECONDS)
-            scheduler.start()
+            await self.upkeep.start()
             log.info("ready", extra={"model": self.pool.version.name, **self._joined_addresses()})
             if on_ready:
                 on_ready()
@@ -129,13 +118,11 @@ class Daemon:
             await control.stop()
             drain = self.config.drain_seconds
             await asyncio.gather(*(door.drain(drain) for door in self._doors))
-            if scheduler.running:
-                scheduler.shutdown(wait=False)
+            await self.upkeep.stop()
             if observer.is_alive():
                 observer.stop()
                 await asyncio.to_thread(observer.join)
             await self.pool.stop()
-            await self.verdict_log.stop()
             self._release_state()
             log.info("stopped")
 
@@ -187,8 +174,8 @@ class Daemon:
             clock=self._clock,
             deadline_seconds=self.config.model.deadline_seconds,
             thresholds=self.config.model.thresholds,
-            campaigns=self.campaigns,
-            verdict_log=self.verdict_log,
+            campaigns=self.upkeep.campaigns,
+            observers=(self.upkeep.verdict_log, self.upkeep.drift),
         )
 
     async def _open_doors(self) -> None:
@@ -276,7 +263,7 @@ class Daemon:
                 config = await asyncio.to_thread(self._reload_config)
                 restart = [
                     name
-                    for name in ("milter", "smtp", "paths")
+                    for name in ("milter", "smtp", "paths", "feedback", "retrain")
                     if getattr(config, name) != getattr(self.config, name)
                 ]
                 self.config = config
@@ -285,7 +272,9 @@ class Daemon:
                 self.filter.deadline_seconds = config.model.deadline_seconds
                 version = self._wanted_version()
                 if version.name != self.pool.version.name or version.path != self.pool.version.path:
+                    before = self.pool.version.name
                     await self.pool.switch(version)
+                    self.upkeep.switched(version.name, before)
             except SpamGuardError as error:
                 self.metrics.count("reload_failures")
                 log.error("reload failed, old settings serve on", extra={"error": str(error)})  # noqa: TRY400
@@ -308,28 +297,6 @@ class Daemon:
         observer.schedule(OnReplaced(), str(self.store.directory))
         observer.start()
 
-    async def _refresh_campaigns(self) -> None:
-        """Take up what users have reported since the last look."""
-        try:
-            await asyncio.to_thread(self.campaigns.refresh)
-        except StoreError as error:
-            log.error("corrections not read", extra={"error": str(error)})  # noqa: TRY400
-
-    async def _expire(self) -> None:
-        """Forget held messages, corrections and verdicts past their retention."""
-        now = self._clock()
-        held_before = now - self.config.quarantine.retention_days * _DAY_SECONDS
-        reported_before = now - self.config.feedback.retention_days * _DAY_SECONDS
-        try:
-            held = await asyncio.to_thread(self.quarantine.expire, before=held_before)
-            reported = await asyncio.to_thread(self.corrections.expire, before=reported_before)
-            await self.verdict_log.expire()
-        except StoreError as error:
-            log.error("expiry failed", extra={"error": str(error)})  # noqa: TRY400
-        else:
-            if held or reported:
-                log.info("expired", extra={"held": held, "corrections": reported})
-
     async def status(self) -> dict[str, Any]:
         """Return what `spamguard status` shows."""
         return {
@@ -345,6 +312,7 @@ class Daemon:
             "waiting": self.pool.waiting,
             "listening": self.addresses,
             "counters": self.metrics.snapshot(),
+            **self.upkeep.status(),
         }
 
 
@@ -354,17 +322,19 @@ def _log_failure(task: "asyncio.Task[dict[str, Any]]") -> None:
         task.result()
 
 
-def serve(config: Config, reload_config: Callable[[], Config]) -> None:
+def serve(
+    config: Config, reload_config: Callable[[], Config], retrain_command: Sequence[str] = ()
+) -> None:
     """Run the daemon until a signal; the body of `spamguard serve`.
 
     Raises:
         SpamGuardError: see `Daemon.run`.
     """
-    asyncio.run(_serve(config, reload_config))
 
+    async def run() -> None:
+        await Daemon(config, reload_config, retrain_command=retrain_command).run()
 
-async def _serve(config: Config, reload_config: Callable[[], Config]) -> None:
-    await Daemon(config, reload_config).run()
+    asyncio.run(run())
 
 
 __all__ = ["Daemon", "ModelError", "serve"]

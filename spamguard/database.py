@@ -107,6 +107,9 @@ def corrections(database: Database) -> None:
         not_null={"correction_id", "reviewed_at", "decision", "by"},
         foreign_keys=[("correction_id", "corrections", "id")],
     ).create_index(["correction_id"])
+    database.table("drift_references").create(
+        {"version": str, "made_at": float, "reference": str}, pk="version"
+    )
     database.table("secrets").create({"name": str, "value": bytes}, pk="name")
     database.table("secrets").insert({"name": "address-hash", "value": secrets.token_bytes(32)})
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -60,11 +60,11 @@ class Campaigns(Protocol):
         """Return label and reason for a message like a reported one, at once."""
 
 
-class VerdictLog(Protocol):
-    """Remembers verdicts, so that a correction finds its original."""
+class Observer(Protocol):
+    """Is told every verdict: so that a correction finds its original, and drift is seen."""
 
     def note(self, verdict: Verdict, envelope: Envelope, score: Score) -> None:
-        """Remember one; returns at once."""
+        """Take note of one; returns at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class Filter:
         deadline_seconds: how long one message may wait for its score.
         thresholds: the administrator's own, or None for those of the model.
         campaigns: what users have just reported, or None.
-        verdict_log: where verdicts are remembered, or None.
+        observers: told every verdict.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Filter:
         deadline_seconds: float = 10.0,
         thresholds: Thresholds | None = None,
         campaigns: Campaigns | None = None,
-        verdict_log: VerdictLog | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._scorer = scorer
         self._quarantine = quarantine
@@ -111,7 +111,7 @@ class Filter:
         self.deadline_seconds = deadline_seconds
         self.thresholds = thresholds
         self._campaigns = campaigns
-        self._verdict_log = verdict_log
+        self._observers = observers
 
     async def check(self, envelope: Envelope, raw: bytes, *, can_hold: bool = True) -> Outcome:
         """Judge one message and, where policy says so, hold it durably.
@@ -164,8 +164,8 @@ class Filter:
         if self._campaigns and (found := self._campaigns.match(score)):
             verdict = apply_campaign(verdict, found)
         verdict = apply_lists(verdict, score, envelope, self.policy)
-        if self._verdict_log:
-            self._verdict_log.note(verdict, envelope, score)
+        for observer in self._observers:
+            observer.note(verdict, envelope, score)
         return verdict
 
     async def _hold(

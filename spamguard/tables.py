@@ -137,6 +137,13 @@ def status_table(answer: Mapping[str, Any]) -> RenderableType:
     table.add_row("waiting", str(answer["waiting"]))
     for name in sorted(listening):
         table.add_row(name, ", ".join(listening[name]))
+    drift, retraining = answer["drift"], answer["retraining"]
+    indices = ", ".join(f"{name} {value:.2f}" for name, value in drift.get("psi", {}).items())
+    table.add_row("drift", f"{drift['state']} {indices}".strip())
+    running = "under way" if retraining["running"] else f"next {retraining['next'] or 'by hand'}"
+    table.add_row("retraining", running)
+    if answer["watched"]:
+        table.add_row("watched since its promotion", answer["watched"])
     for name, value in answer["counters"].items():
         table.add_row(name, f"{value:g}")
     return table

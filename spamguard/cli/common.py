@@ -3,6 +3,7 @@
 Not the commands themselves: each group of them has a module of its own beside this one.
 """
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -31,6 +32,15 @@ class Context:
     def read(self) -> Config:
         """Read the settings; see `load_config`."""
         return load_config(self.path, environment=os.environ, overrides=self.overrides)
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the argv of another command with this one's settings."""
+        command = [sys.executable, "-m", "spamguard"]
+        if self.path is not None:
+            command += ["--config", str(self.path)]
+        for key, value in self.overrides.items():
+            command += ["--set", f"{key}={json.dumps(value)}"]
+        return [*command, *arguments]
 
     def models(self) -> "ModelStore":
         """Return the model versions of the configured state directory."""

@@ -16,7 +16,7 @@ def serve(context: Context) -> None:
 
     config = context.read()
     set_up_logging(config.log.level, config.log.format)
-    daemon.serve(config, context.read)
+    daemon.serve(config, context.read, context.command("retrain", "--scheduled"))
 
 
 @click.command()

@@ -74,7 +74,7 @@ def load_examples(
     """
     rows = read_index(directory)
     examples: list[Example] = []
-    chunks = _chunks(_messages(directory, rows))
+    chunks = _chunks(raw_messages(directory, rows))
     if workers == 0:
         batches: Iterable[list[Example]] = map(_build, chunks)
         return _collect(batches, examples, len(rows), progress)
@@ -141,7 +141,12 @@ def read_index(directory: Path) -> dict[str, Example]:
         raise DataError(f"{index}: {error}") from error
 
 
-def _messages(directory: Path, rows: Mapping[str, Example]) -> Iterator[tuple[Example, bytes]]:
+def raw_messages(directory: Path, rows: Mapping[str, Example]) -> Iterator[tuple[Example, bytes]]:
+    """Yield each row of the index with its message, in the order they are stored.
+
+    Raises:
+        DataError: a message is missing.
+    """
     archive = directory / "messages.tar.xz"
     if not archive.exists():
         for path, row in rows.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, models, normalizers
 from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
@@ -90,10 +90,18 @@ def load_tokenizer(base: Path | str) -> Tokenizer:
     path = Path(base) / "tokenizer.json"
     try:
         if path.exists():
-            return Tokenizer.from_file(str(path))
-        return Tokenizer.from_pretrained(str(base))
+            tokenizer = Tokenizer.from_file(str(path))
+        else:
+            tokenizer = Tokenizer.from_pretrained(str(base))
     except Exception as error:  # tokenizers raises bare Exception
         raise TrainingError(f"{path}: expected a tokenizer.json of the base: {error}") from error
+    if isinstance(tokenizer.model, models.Unigram):
+        # SentencePiece knows blanks alone: a line's end would be an unknown token, and the word
+        # after it a piece from the inside of words.
+        blank = normalizers.Replace(Regex(r"\s+"), " ")
+        steps = [tokenizer.normalizer, blank] if tokenizer.normalizer else [blank]
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    return tokenizer
 
 
 def small_encoder(encoder: PreTrainedModel, layers: int) -> PreTrainedModel:

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from tests.bench import load, process, trouble
+from tests.bench.disguise import disguise
 from tests.bench.report import console, machine
 
 BENCHES = {
@@ -16,6 +17,7 @@ BENCHES = {
     "postfix": load.postfix,
     "hostile": trouble.hostile,
     "custody": trouble.custody,
+    "disguise": disguise,
 }
 
 
@@ -23,15 +25,18 @@ BENCHES = {
 @click.argument("names", nargs=-1, type=click.Choice(list(BENCHES)))
 @click.option("--model", default="default", show_default=True, help="Version directory.")
 @click.option("--count", type=int, help="Messages, where a bench takes a number.")
+@click.option("--dataset", type=click.Path(path_type=Path), help="Spam for the disguise bench.")
+@click.option("--use", type=click.Choice(["eval", "train", "all"]), help="Rows of the data set.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures here.")
-def main(names, model, count, output):
+def main(names, model, count, dataset, use, output):
     """Run all benches, or those named; each prints what it measured beside its target."""
     figures = {"machine": machine()}
     console.print(machine())
     for name in names or BENCHES:
         bench = BENCHES[name]
-        takes_count = "count" in bench.__code__.co_varnames[: bench.__code__.co_argcount]
-        options = {"count": count} if count and takes_count else {}
+        takes = bench.__code__.co_varnames[: bench.__code__.co_argcount]
+        given = {"count": count, "dataset": dataset, "use": use}
+        options = {key: value for key, value in given.items() if value and key in takes}
         figures[name] = bench(model, **options)
     if output:
         output.write_text(json.dumps(figures, indent=2) + "\n")

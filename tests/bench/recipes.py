@@ -63,6 +63,7 @@ def _training(**values):
 
 ROWS = {
     "the recipe": SHORT,
+    "256 tokens": _training(max_tokens=256),
     "[CLS] pooling": replace(SHORT, pooling="cls"),
     "attention pooling": replace(SHORT, pooling="attention"),
     "no class weights": replace(SHORT, class_weights="none"),
@@ -74,7 +75,6 @@ ROWS = {
     "half the learning rate": _training(learning_rate=1e-4),
     "no augmentation": _training(augmentation=0.0),
     "two epochs": _training(epochs=2.0),
-    "256 tokens": _training(max_tokens=256),
     "without our own texts": replace(SHORT, corpus=False),
     "3 layers": replace(SHORT, layers=3),
     "6 layers": replace(SHORT, layers=6),

@@ -44,9 +44,12 @@ ALLOWED = {
         "message", "model_input", "verdict", "model", "quarantine", "scan", "feedback",
         "training",
     },
+    "upkeep": {
+        "config", "database", "errors", "feedback", "model", "observe", "quarantine",
+    },
     "daemon": {
         "config", "database", "errors", "feedback", "filter", "frontends", "model", "next_hop",
-        "observe", "quarantine", "report",
+        "observe", "quarantine", "report", "upkeep",
     },
 }  # fmt: skip
 FREE = {"cli", "__main__", "__init__"}

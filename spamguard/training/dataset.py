@@ -142,10 +142,10 @@ def read_index(directory: Path) -> dict[str, Example]:
 
 
 def raw_messages(directory: Path, rows: Mapping[str, Example]) -> Iterator[tuple[Example, bytes]]:
-    """Yield each row of the index with its message, in the order they are stored.
+    """Yield the rows of an index with their raw messages, in the order they are stored.
 
     Raises:
-        DataError: a message is missing.
+        DataError: a message is not there.
     """
     archive = directory / "messages.tar.xz"
     if not archive.exists():

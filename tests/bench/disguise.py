@@ -8,6 +8,7 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 from spamguard.message import parse_message
@@ -89,15 +90,16 @@ def _before_and_after(pairs, limit, effective):
 def _show(figures):
     limits = figures["thresholds"]
     table = Table(
-        "disguise",
-        title=f"{figures['messages']} spam messages, model {figures['model']}; caught in percent, "
-        "Wilson 95 % after; lost in points",
+        box=box.SIMPLE_HEAD,
+        title=f"{figures['messages']} spam messages, model {figures['model']}: "
+        "caught in percent, Wilson's 95 % interval, lost in points",
         title_justify="left",
     )
+    table.add_column("disguise", no_wrap=True)
     table.add_column("n", justify="right")
     for name, limit in limits.items():
-        for column in (f"{name} ≥ {limit:.4g}", "disguised", "interval", "lost"):
-            table.add_column(column, justify="right")
+        for column in (f"{name}\nfrom {limit:.4g}", "dis-\nguised", "interval", "lost"):
+            table.add_column(column, justify="right", no_wrap=True)
     for label, row in figures["disguises"].items():
         cells = []
         most = MOST_LOST["all" if label == "all together" else "one"]

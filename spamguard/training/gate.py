@@ -88,7 +88,7 @@ def decide(
     holdout_groups: Sequence[str],
     known_is_spam: npt.NDArray[np.bool_],
     thresholds: Thresholds,
-    flips: float,
+    flips: tuple[int, int],
 ) -> Decision:
     """Compare a candidate with the incumbent.
 
@@ -99,7 +99,8 @@ def decide(
         holdout_groups: their campaigns; folds are made of whole ones.
         known_is_spam: the truth about the replayed texts.
         thresholds: of the incumbent, which the candidate takes over.
-        flips: share of labels that differ between the candidate's int8 and float32.
+        flips: how many messages are spam by only one of the candidate's int8 and float32
+            networks, and of how many.
     """
     ham, spam = ~holdout_is_spam, holdout_is_spam
     sides = (incumbent, candidate)
@@ -208,9 +209,9 @@ def decide(
         Rule(
             name="labels int8 changes",
             incumbent="",
-            candidate=round(flips, 4),
-            wanted=f"at most {MAX_FLIPS}",
-            passed=flips <= MAX_FLIPS,
+            candidate=f"{flips[0]} of {flips[1]}",
+            wanted=f"at most {MAX_FLIPS:.1%}, as far as so many show",
+            passed=wilson(flips[0], max(1, flips[1]))[0] <= MAX_FLIPS,
         ),
         Rule(
             name="milliseconds a message",

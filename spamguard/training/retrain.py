@@ -299,8 +299,8 @@ class Retraining:
             seconds=self._seconds,
         )
 
-    def _make(self, plan: Plan, path: Path, name: str) -> float:
-        """Write the candidate's files; return the share of labels that int8 changes."""
+    def _make(self, plan: Plan, path: Path, name: str) -> tuple[int, int]:
+        """Write the candidate's files; return how many labels int8 changes, of how many."""
         train = plan.data.part("train")
         weights = correction_weights(train)
         with self._timed("linear model"):
@@ -313,7 +313,7 @@ class Retraining:
                 start=self._linear(),
             )
             linear.save(path / LINEAR_FILE)
-        flips = 0.0
+        flips = (0, 0)
         if plan.stage == "linear":
             for file in (NETWORK_FILE, TOKENIZER_FILE, WEIGHTS_FILE, "config.json"):
                 if (self._incumbent.path / file).exists():
@@ -385,7 +385,7 @@ class Retraining:
             fitted = replace(fitted, bias=fitted.bias - 0.05)
         return fitted
 
-    def _judge(self, plan: Plan, candidate: ModelVersion, flips: float) -> Decision:
+    def _judge(self, plan: Plan, candidate: ModelVersion, flips: tuple[int, int]) -> Decision:
         """Let both models judge the gate's mail, by the files that the daemon runs."""
         with self._timed("gate"):
             holdout = [e for e in plan.data.part("holdout") if e.corpus == "corrections"]

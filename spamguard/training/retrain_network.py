@@ -76,19 +76,17 @@ def int8_differences(
     examples: Sequence[Example],
     calibration: Calibration,
     thresholds: Thresholds,
-) -> float:
-    """Return the share of labels that differ between the version's int8 and float32 networks."""
+) -> tuple[int, int]:
+    """Return how many messages are spam by only one of int8 and float32, and of how many."""
     if not examples:
-        return 0.0
+        return 0, 0
     network, tokenizer = load_network(version.path)
     texts = [e.text for e in examples]
     classifier = Classifier(version)
     linear = np.array([classifier.linear_logit(text) for text in texts])
     quantized = np.array([classifier.bert_logit(text) for text in texts])
     full = network_logits(network, tokenizer, texts, max_tokens=version.max_tokens)
-    limits = [thresholds.unsure, thresholds.spam]
-    labels = [
-        np.digitize(calibration.probabilities(logits, linear), limits)
-        for logits in (quantized, full)
+    called = [
+        calibration.probabilities(logits, linear) >= thresholds.spam for logits in (quantized, full)
     ]
-    return float((labels[0] != labels[1]).mean())
+    return int((called[0] != called[1]).sum()), len(texts)

@@ -7,6 +7,7 @@ held-out groups, and writes each row when it is done: a run that was stopped goe
 spam against ham that was held out, or its ham against held-out spam, beside the linear model.
 """
 
+import copy
 import json
 import pickle
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -47,6 +49,7 @@ from spamguard.training.run import (
 )
 
 CELL = 500  # messages of one corpus and label
+MOST_LAYERS = 6
 EVALUATED = 400  # messages of one evaluation slice and label
 SHORT = Recipe(
     layers=4,
@@ -55,6 +58,9 @@ SHORT = Recipe(
     corpus_copies=1,
     training=Settings(epochs=1, learning_rate=2e-4),
 )
+
+
+_pruned = {}
 
 
 def _training(**values):
@@ -98,9 +104,14 @@ def train_row(base, kept, recipe, seed):
     chosen = select(kept, most_per_cell=recipe.most_per_cell, seed=seed)
     if recipe.oversample:
         chosen = oversampled(chosen, seed)
-    encoder = small_encoder(load_encoder(base), recipe.layers)
-    tokenizer = prune_vocabulary(encoder, load_tokenizer(base), [e.text for e in kept])
-    round_embeddings(encoder)
+    if base not in _pruned:  # once for all rows: reading 50,000 texts takes minutes
+        whole = small_encoder(load_encoder(base), MOST_LAYERS)
+        pruned = prune_vocabulary(whole, load_tokenizer(base), [e.text for e in kept])
+        round_embeddings(whole)
+        _pruned[base] = whole, pruned
+    whole, tokenizer = _pruned[base]
+    encoder = small_encoder(copy.deepcopy(whole), recipe.layers)
+    torch.manual_seed(seed)
     network = SpamClassifier(encoder, pooling=recipe.pooling)
     is_spam = np.array([e.is_spam for e in chosen])
     texts = [e.text for e in chosen]

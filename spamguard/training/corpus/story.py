@@ -121,24 +121,220 @@ _CRACKED = (
     "dentalplus.mx nordhaus-bau.de atelier-rive.fr kopi-utara.co.id greenfarm.co.za"
 ).split()
 _WORDS = "account secure login service update billing support verify notice info mail my".split()
-_FOOTERS = {
-    "en": "Unsubscribe|Manage preferences|You receive this mail because you are a customer.|"
-    "© 2026 {firm}. All rights reserved.|Privacy policy · Terms|View in browser|"
-    "Please do not reply to this e-mail.",
-    "de": "Abmelden|Sie erhalten diese E-Mail, weil Sie Kunde sind.|Impressum · Datenschutz|"
-    "© 2026 {firm}|Im Browser ansehen|Bitte antworten Sie nicht auf diese E-Mail.",
-    "fr": "Se désabonner|Vous recevez cet e-mail car vous êtes client.|Mentions légales|"
-    "© 2026 {firm}|Voir dans le navigateur|Merci de ne pas répondre à ce message.",
-    "es": "Darse de baja|Recibe este correo por ser cliente.|Aviso legal · Privacidad|"
-    "© 2026 {firm}|Ver en el navegador|No responda a este mensaje.",
-    "it": "Annulla iscrizione|Ricevi questa e-mail perché sei cliente.|Privacy|© 2026 {firm}",
-    "pt": "Cancelar inscrição|Você recebeu este e-mail porque é cliente.|© 2026 {firm}|Privacidade",
-    "ja": "配信停止はこちら|このメールは送信専用です。|© 2026 {firm}|プライバシーポリシー",
-    "zh": "退订|此邮件由系统自动发送，请勿回复。|© 2026 {firm}|隐私政策",
-    "ru": "Отписаться|Вы получили это письмо, так как являетесь клиентом.|© 2026 {firm}",
-    "pl": "Wypisz się|Otrzymujesz tę wiadomość jako klient.|© 2026 {firm}|Polityka prywatności",
+# What stands around a text, by language, alternatives behind "||": of the mail that firms send, and of people's.
+_FRAGMENTS: Final = {
+    "unsubscribe": {
+        "en": "Unsubscribe||If you no longer wish to receive these e-mails, unsubscribe here.",
+        "de": "Abmelden||Wenn Sie keine E-Mails mehr erhalten möchten, klicken Sie hier.",
+        "fr": "Se désabonner||Pour ne plus recevoir nos messages, cliquez ici.",
+        "es": "Darse de baja||Si no desea recibir más correos, haga clic aquí.",
+        "it": "Annulla iscrizione||Per non ricevere altre e-mail clicchi qui.",
+        "pt": "Cancelar inscrição||Se não quiser receber mais e-mails, clique aqui.",
+        "nl": "Afmelden||Wilt u geen e-mails meer ontvangen? Meld u hier af.",
+        "pl": "Wypisz się||Aby zrezygnować z otrzymywania wiadomości, kliknij tutaj.",
+        "ru": "Отписаться||Чтобы не получать рассылку, нажмите здесь.",
+        "tr": "Abonelikten çık||Bu e-postaları almak istemiyorsanız buraya tıklayın.",
+        "ja": "配信停止はこちら",
+        "zh": "退订",
+        "ko": "수신거부",
+        "sv": "Avregistrera",
+        "ar": "إلغاء الاشتراك",
+    },
+    "because": {
+        "en": "You receive this mail because you are a customer.||This message was sent to {email}.",
+        "de": "Sie erhalten diese E-Mail, weil Sie Kunde sind.||Gesendet an {email}.",
+        "fr": "Vous recevez cet e-mail car vous êtes client.||Envoyé à {email}.",
+        "es": "Recibe este correo por ser cliente.||Enviado a {email}.",
+        "it": "Ricevi questa e-mail perché sei cliente.",
+        "pt": "Você recebeu este e-mail porque é cliente.",
+        "nl": "U ontvangt deze e-mail omdat u klant bent.",
+        "pl": "Otrzymujesz tę wiadomość jako klient.",
+        "ru": "Вы получили это письмо, так как являетесь клиентом.",
+        "ja": "本メールはご登録の皆様にお送りしています。",
+        "zh": "您收到此邮件是因为您是我们的客户。",
+        "ko": "본 메일은 회원님께 발송되었습니다.",
+    },
+    "no-reply": {
+        "en": "Please do not reply to this e-mail.||This mailbox is not monitored.",
+        "de": "Bitte antworten Sie nicht auf diese E-Mail.||Automatisch erzeugte Nachricht.",
+        "fr": "Merci de ne pas répondre à ce message.",
+        "es": "No responda a este mensaje.",
+        "it": "Non rispondere a questo messaggio.",
+        "pt": "Não responda a esta mensagem.",
+        "nl": "Reageren op deze e-mail is niet mogelijk.",
+        "pl": "Prosimy nie odpowiadać na tę wiadomość.",
+        "ru": "Пожалуйста, не отвечайте на это письмо.",
+        "ja": "このメールは送信専用です。",
+        "zh": "此邮件由系统自动发送，请勿回复。",
+        "ko": "본 메일은 발신전용입니다.",
+    },
+    "browser": {
+        "en": "View in browser||Having trouble reading this? View it online.",
+        "de": "Im Browser ansehen",
+        "fr": "Voir dans le navigateur",
+        "es": "Ver en el navegador",
+        "it": "Visualizza nel browser",
+        "pt": "Ver no navegador",
+        "nl": "Bekijk in browser",
+        "pl": "Zobacz w przeglądarce",
+        "ru": "Открыть в браузере",
+    },
+    "legal": {
+        "en": "Privacy policy · Terms · Contact||Registered in England. All rights reserved.",
+        "de": "Impressum · Datenschutz · AGB||Geschäftsführer: {name}, HRB {number}",
+        "fr": "Mentions légales · Confidentialité",
+        "es": "Aviso legal · Privacidad",
+        "it": "Privacy · Termini · P. IVA {number}",
+        "pt": "Privacidade · Termos · CNPJ {number}",
+        "nl": "Privacy · Voorwaarden · KvK {number}",
+        "pl": "Polityka prywatności · Regulamin",
+        "ru": "Политика конфиденциальности",
+        "ja": "プライバシーポリシー | 特定商取引法に基づく表記",
+        "zh": "隐私政策 | 服务条款",
+        "ko": "개인정보처리방침 | 이용약관",
+    },
+    "navigation": {
+        "en": "Home | Shop | Sale | Help||New in · Women · Men · Kids · Home",
+        "de": "Neu | Damen | Herren | Sale | Hilfe",
+        "fr": "Nouveautés | Femme | Homme | Soldes",
+        "es": "Inicio | Tienda | Ofertas | Ayuda",
+        "it": "Novità | Donna | Uomo | Saldi",
+        "pt": "Início | Loja | Ofertas | Ajuda",
+        "ja": "トップ | 新着 | ランキング | ヘルプ",
+        "zh": "首页 | 新品 | 优惠 | 帮助",
+    },
+    "rows": {
+        "en": "Item  Qty  Price\n{product}  1  {amount}\nTotal  {amount}",
+        "de": "Artikel  Menge  Preis\n{product}  1  {amount}\nSumme  {amount}",
+        "fr": "Article  Qté  Prix\n{product}  1  {amount}\nTotal  {amount}",
+        "es": "Artículo  Cant.  Precio\n{product}  1  {amount}\nTotal  {amount}",
+        "ja": "商品名  数量  金額\n{product}  1  {amount}\n合計  {amount}",
+        "zh": "商品  数量  金额\n{product}  1  {amount}\n合计  {amount}",
+    },
+    "details": {
+        "en": "Reference: {number}\nDate: {date}\nAmount: {amount}",
+        "de": "Vorgang: {number}\nDatum: {date}\nBetrag: {amount}",
+        "fr": "Référence : {number}\nDate : {date}\nMontant : {amount}",
+        "es": "Referencia: {number}\nFecha: {date}\nImporte: {amount}",
+        "pt": "Referência: {number}\nData: {date}\nValor: {amount}",
+        "it": "Riferimento: {number}\nData: {date}\nImporto: {amount}",
+        "ru": "Номер: {number}\nДата: {date}\nСумма: {amount}",
+        "ja": "番号：{number}\n日付：{date}",
+    },
+    "wrote": {
+        "en": "On {date} {name} wrote:\n> ok, thanks\n> {first}",
+        "de": "Am {date} schrieb {name}:\n> alles klar, danke\n> {first}",
+        "fr": "Le {date}, {name} a écrit :\n> d'accord, merci\n> {first}",
+        "es": "El {date}, {name} escribió:\n> de acuerdo, gracias\n> {first}",
+        "it": "Il {date} {name} ha scritto:\n> va bene, grazie\n> {first}",
+        "pt": "Em {date}, {name} escreveu:\n> ok, obrigado\n> {first}",
+        "nl": "Op {date} schreef {name}:\n> prima, dank je\n> {first}",
+        "ru": "{date}, {name} пишет:\n> хорошо, спасибо\n> {first}",
+        "ja": "{date} {name}:\n> 了解です\n> {first}",
+    },
+    "forwarded": {
+        "en": "---------- Forwarded message ---------\nFrom: {name}\nDate: {date}",
+        "de": "-------- Weitergeleitete Nachricht --------\nVon: {name}\nDatum: {date}",
+        "fr": "---------- Message transféré ---------\nDe : {name}\nDate : {date}",
+        "es": "---------- Mensaje reenviado ---------\nDe: {name}\nFecha: {date}",
+    },
+    "phone": {
+        "en": "Sent from my iPhone||Sent from my phone, please excuse typos",
+        "de": "Von meinem iPhone gesendet",
+        "fr": "Envoyé de mon iPhone",
+        "es": "Enviado desde mi iPhone",
+        "it": "Inviato da iPhone",
+        "pt": "Enviado do meu iPhone",
+        "nl": "Verstuurd vanaf mijn iPhone",
+        "ja": "iPhoneから送信",
+        "zh": "发自我的iPhone",
+    },
+    "confidential": {
+        "en": "This e-mail is confidential and intended for the addressee alone.",
+        "de": "Diese E-Mail enthält vertrauliche Informationen.",
+        "fr": "Ce message est confidentiel.",
+        "es": "Este mensaje es confidencial.",
+        "pt": "Esta mensagem é confidencial.",
+        "it": "Questo messaggio è riservato.",
+    },
+    "outside": {
+        "en": "[EXTERNAL] This message comes from outside.||CAUTION: external sender",
+        "de": "[EXTERN] Diese E-Mail kommt von außerhalb.",
+    },
+    "scanned": {"en": "Virus-free. Checked by antivirus software."},
+    "printing": {"en": "Please consider the environment before printing this e-mail."},
+    "copyright": {"en": "© 2026 {firm}||© {firm}, {city}. All rights reserved.||(c) 2025 {firm}"},
+    "social": {"en": "Facebook | Instagram | X | LinkedIn||Follow us: Facebook Instagram YouTube"},
+    "stores": {"en": "App Store | Google Play"},
+    "address": {"en": "{firm}, {city}||{firm} · {phone} · {city}"},
+    "brand": {"en": "{firm}"},
+    "picture": {"en": "[{firm}]||[logo]||{product}"},
+    "signature": {"en": "--\n{sender}||--\n{sender}\n{phone}||{sender}\n{firm}\n{phone}"},
+    "ruler": {"en": "----------------------------------------||========================||* * *"},
+    "number": {"en": "#{number}||Ref. {number}"},
 }
-_PHONE_SIGNATURES = ("Sent from my iPhone", "Sent from my phone", "Von meinem iPhone gesendet")
+# Each layout is what stands before and after the text. Firms' and people's own; honest mail and
+# fraud draw from the same.
+FIRM_LAYOUTS: Final = tuple(
+    line.split()
+    for line in (
+        "BODY",
+        "brand BODY",
+        "picture BODY",
+        "BODY copyright",
+        "BODY unsubscribe",
+        "BODY no-reply",
+        "BODY address",
+        "BODY legal",
+        "brand BODY copyright",
+        "brand BODY no-reply copyright",
+        "brand BODY unsubscribe address",
+        "brand BODY because unsubscribe",
+        "browser BODY unsubscribe",
+        "browser brand BODY because unsubscribe address",
+        "browser picture BODY social unsubscribe",
+        "browser navigation BODY social legal unsubscribe",
+        "navigation BODY unsubscribe",
+        "picture navigation BODY stores copyright legal unsubscribe",
+        "picture BODY picture address",
+        "brand BODY rows copyright",
+        "BODY rows",
+        "brand number BODY rows no-reply",
+        "BODY details",
+        "brand BODY details no-reply",
+        "details BODY address",
+        "picture details BODY legal",
+        "ruler BODY ruler unsubscribe",
+        "brand ruler BODY ruler address",
+        "number BODY no-reply",
+        "BODY signature confidential",
+        "BODY signature printing confidential",
+        "outside BODY signature",
+        "outside brand BODY copyright",
+        "BODY scanned",
+        "BODY stores social copyright",
+        "picture BODY because legal copyright",
+        "brand BODY social stores because unsubscribe legal copyright",
+    )
+)
+PERSON_LAYOUTS: Final = tuple(
+    line.split()
+    for line in (
+        "BODY",
+        "BODY",
+        "BODY signature",
+        "BODY phone",
+        "BODY wrote",
+        "BODY signature wrote",
+        "BODY phone wrote",
+        "forwarded BODY",
+        "outside BODY signature",
+        "BODY signature confidential",
+        "BODY signature scanned",
+        "BODY signature printing",
+        "BODY ruler signature",
+    )
+)
 _ATTACHED = ("pdf", "pdf", "docx", "xlsx", "png", "ics", "zip", "html", "jpg")
 
 
@@ -242,7 +438,7 @@ def draw_story(entry: dict[str, str], generator: np.random.Generator) -> Story:
         attachments=(draw.one(_ATTACHED),) if has_attachment else (),
         hidden_text=is_html and draw.chance(0.15),
         is_html=is_html,
-        layout=_layout(draw, language, is_firm=is_firm, from_name=firm),
+        layout=_layout(draw, language, is_firm=is_firm),
     )
 
 
@@ -292,24 +488,13 @@ def _domains(
     return sender, draw.one([spammer, elsewhere, sender]), ""
 
 
-def _layout(draw: _Draw, language: str, *, is_firm: bool, from_name: str) -> tuple[str, ...]:
-    """Return the parts around BODY: header line, preheader, footers, signatures."""
-    before: list[str] = []
-    after: list[str] = []
-    if is_firm:
-        footers = _FOOTERS.get(language, _FOOTERS["en"]).split("|")
-        if draw.chance(0.4):
-            before.append(from_name)
-        if draw.chance(0.15):
-            before.append(draw.one(footers))
-        count = draw.number(0, 4)
-        after += [draw.one(footers) for _ in range(count)]
-        if draw.chance(0.2):
-            after.append(f"{from_name}, {draw.one(_CITIES)}")
-    elif draw.chance(0.12):
-        after.append(draw.one(_PHONE_SIGNATURES))
-    elif draw.chance(0.08):
-        after += ["On {date} {name} wrote:", "> ok", "> {first}"]
-    elif draw.chance(0.05):
-        before += ["---------- Forwarded message ---------", "From: {name}", "Date: {date}"]
-    return (*before, "BODY", *after)
+def _layout(draw: _Draw, language: str, *, is_firm: bool) -> tuple[str, ...]:
+    """Return the parts around BODY, in the text's language where there are some."""
+    parts = []
+    for name in draw.one(FIRM_LAYOUTS if is_firm else PERSON_LAYOUTS):
+        if name == "BODY":
+            parts.append(name)
+        else:
+            known = _FRAGMENTS[name]
+            parts.append(draw.one(known.get(language, known["en"]).split("||")))
+    return tuple(parts)

@@ -121,7 +121,8 @@ _CRACKED = (
     "dentalplus.mx nordhaus-bau.de atelier-rive.fr kopi-utara.co.id greenfarm.co.za"
 ).split()
 _WORDS = "account secure login service update billing support verify notice info mail my".split()
-# What stands around a text, by language, alternatives behind "||": of the mail that firms send, and of people's.
+# What stands around a text, by language, alternatives behind "||": in the mail that firms send,
+# and in people's.
 _FRAGMENTS: Final = {
     "unsubscribe": {
         "en": "Unsubscribe||If you no longer wish to receive these e-mails, unsubscribe here.",
@@ -141,7 +142,7 @@ _FRAGMENTS: Final = {
         "ar": "إلغاء الاشتراك",
     },
     "because": {
-        "en": "You receive this mail because you are a customer.||This message was sent to {email}.",
+        "en": "You receive this mail because you are a customer.||Sent to {email}.",
         "de": "Sie erhalten diese E-Mail, weil Sie Kunde sind.||Gesendet an {email}.",
         "fr": "Vous recevez cet e-mail car vous êtes client.||Envoyé à {email}.",
         "es": "Recibe este correo por ser cliente.||Enviado a {email}.",

@@ -170,7 +170,7 @@ def _judge(
     rules: Rules,
 ) -> tuple[Standing, str]:
     """Judge one active correction without looking at caps."""
-    said = opinions[correction.campaign]
+    said = opinions.get(correction.campaign, Counter())
     same = said[correction.label]
     if (review := decided.get(correction.id)) is not None:
         match review.decision:

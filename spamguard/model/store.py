@@ -206,9 +206,12 @@ class ModelStore:
             StoreError: the history or the file cannot be written.
         """
         self.get(name).verify()
+        before = ""  # a current version that cannot be read is no reason to stay with it
+        with suppress(ModelLoadError):
+            before = self.current().name
         step = {
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "from": self.current().name,
+            "from": before,
             "to": name,
             "by": by,
             "reason": reason,
@@ -258,7 +261,7 @@ class ModelStore:
         came_from = [
             step["from"]
             for step in self.history()
-            if step["to"] == current and not step["reason"].startswith(ROLLBACK)
+            if step["to"] == current and step["from"] and not step["reason"].startswith(ROLLBACK)
         ]
         if not came_from:
             raise ModelLoadError(f"{self._history_file}: nothing was before {current}")

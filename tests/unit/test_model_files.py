@@ -84,7 +84,36 @@ def test_promoting_replaces_the_current_file_whole(tmp_path):
         store.promote("toy-2")
         assert before.read() == "toy-1\n"  # another file: a reader never sees half a name
     assert store.current().name == "toy-2"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "toy-1", "toy-2"]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["current", "history.jsonl", "toy-1", "toy-2"]
+
+
+def test_rolling_back_twice_goes_further_back_and_not_to_and_fro(tmp_path):
+    store = ModelStore(tmp_path)
+    for name in ("one", "two", "three"):
+        write_toy_model(tmp_path / name, name=name)
+        store.promote(name)
+    assert [store.roll_back(by="me", reason="worse") for _ in range(2)] == ["two", "one"]
+    assert store.roll_back(by="me", reason="worse") == ModelStore(tmp_path / "none").current().name
+
+
+def test_a_broken_current_version_can_be_left(tmp_path):
+    store = ModelStore(tmp_path)
+    write_toy_model(tmp_path / "good", name="good")
+    store.current_file.write_text("gone\n")
+    store.promote("good")
+    assert store.current().name == "good"
+
+
+def test_pruning_keeps_the_current_version_and_the_one_before(tmp_path):
+    store = ModelStore(tmp_path)
+    for number in range(6):
+        write_toy_model(tmp_path / f"v{number}", name=f"v{number}")
+    store.promote("v0")
+    store.promote("v1")
+    assert store.prune(keep=2) == ["v2", "v3"]
+    assert store.current().name == "v1"
+    assert store.prune(keep=1) == ["v4"]
 
 
 @pytest.mark.parametrize("left", [0, 5])

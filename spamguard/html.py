@@ -8,33 +8,27 @@ expression instead, and that is noted.
 import re
 from dataclasses import dataclass
 
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborHTMLParser
+
+from spamguard.visibility import drop_hidden
 
 MAX_OPEN_ELEMENTS = 512  # real newsletters nest 60 tables deep at most
 MAX_OPEN_FORMATTING = 64  # <b>, <font> … left open; each costs every later paragraph
 MAX_TEXT_CHARS = 64 * 1024
-MAX_NODES = 2000  # styled elements and links looked at
+MAX_NODES = 2000  # links looked at
 SHORT_TEXT_CHARS = 200  # below this the images' alt texts are read too
 
-_HIDING = re.compile(
-    r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?:px|pt|em|%)?\s*(?:;|$|!)"
-    r"|max-height\s*:\s*0|opacity\s*:\s*0(?:\.0+)?\s*(?:;|$|!)|mso-hide\s*:\s*all"
-    r"|text-indent\s*:\s*-\d{3}",
-    re.IGNORECASE,
-)
-_HIDING_ANYWHERE = re.compile(
-    r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0|max-height\s*:\s*0"
-    r"|opacity\s*:\s*0|mso-hide|text-indent\s*:\s*-|\shidden[\s>=]|color\s*:\s*(?:white|\#fff)"
-    r"|(?<!\w)color\s*=\s*[\"']?(?:white|\#fff)",
-    re.IGNORECASE,
-)
-_WHITE = re.compile(r"(?<![-\w])color\s*:\s*(?:white|#fff(?:fff)?)\b", re.IGNORECASE)
-_WHITE_COLORS = frozenset({"white", "#fff", "#ffffff"})
-_BACKGROUND = re.compile(r"background(?:-color)?\s*:\s*(?!white|#fff)", re.IGNORECASE)
 # A line break in the text for each of these; inline tags and comments inside a word vanish.
 _BLOCK = re.compile(
     r"<(?=/?(?:address|article|aside|blockquote|br|center|dd|div|dl|dt|footer|form|h[1-6]|header"
     r"|hr|img|li|main|nav|ol|option|p|pre|section|table|tbody|td|tfoot|th|thead|tr|ul)\b)",
+    re.IGNORECASE,
+)
+# A block that is displayed inline and holds a piece of a word is no line of its own.
+_INLINE = re.compile(r"display\s*:\s*inline|float\s*:\s*left", re.IGNORECASE)
+_PIECE = re.compile(
+    r"<(div|p|h[1-6]|li)\s[^<>]{0,40}style\s*=\s*[\"']\s*(?:display\s*:\s*inline(?:-block)?"
+    r"|float\s*:\s*left)\s*;?\s*[\"']\s*>([^\s<>]{1,20})</\1>",
     re.IGNORECASE,
 )
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
@@ -96,12 +90,14 @@ def extract(source: str) -> Page:
     if _is_pathological(source):
         text = _tidy(_ANY_TAG.sub(" ", source))
         return Page(text=text[:MAX_TEXT_CHARS], defects=("html-nesting",), truncated=True)
+    if _INLINE.search(source):
+        source = _PIECE.sub(r"<span>\2</span>", source)
     tree = LexborHTMLParser(_BLOCK.sub("\n<", source))
     root = tree.body or tree.root
     if root is None:
         return EMPTY
+    hidden = drop_hidden(tree, source)
     tree.strip_tags(["script", "style", "noscript", "template", "title", "svg", "object"])
-    hidden = _drop_hidden(tree) if _HIDING_ANYWHERE.search(source) else False
     links = []
     for anchor in tree.css("a[href]")[:MAX_NODES]:
         domain = domain_of(anchor.attributes.get("href") or "")
@@ -158,43 +154,6 @@ def _is_pathological(source: str) -> bool:
             if open_elements > MAX_OPEN_ELEMENTS:
                 return True
     return False
-
-
-def _drop_hidden(tree: LexborHTMLParser) -> bool:
-    """Remove elements that no reader sees; say whether any of them held words."""
-    found = False
-    for node in tree.css("[style], [hidden], font[color]")[:MAX_NODES]:
-        if _is_hidden(node):
-            found = found or len(node.text().split()) > 3
-            node.decompose(recursive=True)
-    return found
-
-
-def _is_hidden(node: LexborNode) -> bool:
-    if node.tag in {"body", "html"}:
-        return False
-    attributes = node.attributes
-    style = attributes.get("style") or ""
-    if "hidden" in attributes or _HIDING.search(style):
-        return True
-    if node.tag == "font" and (attributes.get("color") or "").lower() in _WHITE_COLORS:
-        return not _has_background(node)
-    return bool(_WHITE.search(style)) and not _has_background(node)
-
-
-def _has_background(node: LexborNode) -> bool:
-    """Whether the element or one of its next few ancestors sets a background of its own."""
-    current: LexborNode | None = node
-    for _ in range(12):
-        if current is None or current.tag in {"html", "-undef"}:
-            return False
-        attributes = current.attributes
-        if attributes.get("bgcolor") or attributes.get("background"):
-            return True
-        if _BACKGROUND.search(attributes.get("style") or ""):
-            return True
-        current = current.parent
-    return True  # too deep to tell: in doubt the text counts as visible
 
 
 def _tidy(text: str) -> str:

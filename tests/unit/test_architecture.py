@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "spamguard"
 ALLOWED = {
     "errors": set(),
     "observe": set(),
-    "html": set(),
+    "visibility": set(),
+    "html": {"visibility"},
     "campaign": set(),
     "wire": {"errors", "wire"},
     "message": {"errors", "html"},

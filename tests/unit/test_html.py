@@ -140,6 +140,14 @@ def test_links_are_kept_in_order_without_repeats_and_without_anchors_inside_the_
         "<div style='text-indent:-9999px'>good words nobody ever sees</div>",
         "<div style='FONT-SIZE: 0 !important'>good words nobody ever sees</div>",
         "<div style='mso-hide:all'>good words nobody ever sees</div>",
+        "<div style='font-size:1px;line-height:1px'>good words nobody ever sees</div>",
+        "<div style='position:absolute; left:-9999px'>good words nobody ever sees</div>",
+        "<div style='height:0;overflow:hidden'>good words nobody ever sees</div>",
+        "<div style='color:rgba(255,255,255,0)'>good words nobody ever sees</div>",
+        "<div style='color:transparent'>good words nobody ever sees</div>",
+        "<table bgcolor='#ffffff'><td style='color:#fdfdfe'>good words nobody ever sees</table>",
+        "<div style='background:rgb(255, 255, 255)'><i style='color:white'>good words nobody sees</i></div>",
+        "<div hidden><p style='display:none'>good words <b hidden>nobody</b> ever sees</p></div>",
     ],
 )
 def test_hidden_words_are_neither_read_nor_overlooked(hiding):
@@ -157,12 +165,78 @@ def test_hidden_words_are_neither_read_nor_overlooked(hiding):
         "<div style='background:#036'><p style='color:#fff'>words that everybody sees here</p></div>",
         "<table bgcolor=black><td><font color=white>words that everybody sees here</font></table>",
         "<body style='color:white'>words that everybody sees here",
+        "<td style='font-size:0'><div style='font-size:13px'>words that everybody sees here</div>",
+        "<div style='position:absolute;left:-2px'>words that everybody sees here</div>",
+        "<div style='max-width:0;overflow:hidden'>words that everybody sees here</div>",
+        "<a style='background:url(b.png);color:#fff'>words that everybody sees here</a>",
+        "<style>.b{background:#036}</style><a class=b style='color:#fff'>words that everybody sees here</a>",
+        "<style>@media print{.k{display:none}}</style><p class=k>"
+        + "words that everybody sees here",
+        "<style>.k{display:none}</style><p class=k>words that everybody sees here</p>",
+        "<bdo dir=ltr>words that everybody sees here</bdo>",
     ],
 )
 def test_styles_that_only_look_like_hiding_hide_nothing(visible):
     page = extract(visible)
     assert page.text == "words that everybody sees here"
     assert not page.hidden_text
+
+
+STUFFING = "good words nobody ever sees " * 10
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        f"<style>.k{{display:none}}</style><div class=k>{STUFFING}</div><p>seen",
+        f"<style>/* a */@import 'x'; b, div.k {{ left:-999px;position:absolute }}</style>"
+        f"<div class=k>{STUFFING}<div class=k>{STUFFING}</div></div><p>seen",
+        f"<style>@media x{{.k{{color:red}}}}#k{{font-size:0px}}</style><div id=k>{STUFFING}</div><p>seen",
+    ],
+)
+def test_words_that_a_style_sheet_hides_are_not_read(page):
+    found = extract(page)
+    assert "seen" == found.text
+    assert found.hidden_text
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "vi<!-- x -->ag<!---->ra",
+        "<b>vi</b><i></i>agra",
+        "vi<wbr>ag<span>ra</span>",
+        "&#118;&#x69;agr&#00097;",
+        "vi<span style='display:none'>xx</span>agra",
+        "vi<span style='font-size:0.01px'>xx</span>agra",
+        '<div style="display:inline">vi</div><div style="float: left">agra</div>',
+    ],
+)
+def test_a_word_in_pieces_is_one_word(page):
+    assert "viagra" == extract(page).text
+
+
+def test_letters_that_css_turns_are_read_as_shown():
+    page = "<bdo dir=rtl>arga</bdo> <i style='unicode-bidi:bidi-override;direction:rtl'>iv</i>"
+    assert "\u202earga\u202c \u202eiv\u202c" == extract(page).text
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "<style>" + "@{" * 16_000 + "</style>",
+        "<style>" + "/*" * 16_000 + "</style><p hidden>x",
+        "<style>" + "a{}" * 10_000 + ".k{display:none}" * 100 + "</style>" + "<p class=k>x" * 5000,
+        "<p style='font-size:0'>" + "<i>x</i>" * 20_000,
+        "<p style='color:#fff'>x" * 10_000,
+        "<bdo dir=rtl>x" * 60,
+        "<div style='display:inline'" + " a" * 100_000,
+    ],
+)
+def test_hostile_styles_cost_less_than_a_second(source):
+    started = time.perf_counter()
+    extract(source)
+    assert time.perf_counter() - started < 1
 
 
 def test_a_short_hidden_preview_is_dropped_but_is_no_deception():

@@ -339,12 +339,59 @@ def _without_line_break(piece: bytes) -> bytes:
     return piece[2:] if piece.startswith(b"\r\n") else piece[1:]
 
 
+def _filename(part: email.message.Message) -> str:
+    try:
+        return part.get_filename("") or ""
+    except (ValueError, LookupError):
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """One part that holds no others; an attached message counts as such.
+
+    Attributes:
+        content_type: in lower case.
+        filename: as its sender named it, or "".
+        body: with the transfer encoding undone.
+    """
+
+    content_type: str
+    filename: str
+    body: bytes
+
+
+def leaves(raw: bytes) -> list[Leaf]:
+    """Return the parts of a message in order, at most `MAX_PARTS`, never raising.
+
+    Unlike `parse_message` this reads bytes of any number and leaves attached messages whole:
+    for who wants the attachments themselves.
+    """
+    found = _Findings()
+    kept: list[Leaf] = []
+    stack = [(*_split_section(raw, found), 0, "text/plain")]
+    while stack and found.parts < MAX_PARTS:
+        fields, body, depth, default = stack.pop()
+        found.parts += 1
+        part = _part_header(fields)
+        part.set_default_type(default)
+        content_type = part.get_content_type()
+        is_multipart = content_type.startswith("multipart/") and depth < MAX_DEPTH
+        boundary = _boundary(part) if is_multipart else ""
+        if pieces := _split_parts(body, boundary, found) if boundary else []:
+            # RFC 2046 section 5.1.5: what a digest does not declare is a message.
+            inner = "message/rfc822" if content_type == "multipart/digest" else "text/plain"
+            sections = (_split_section(piece, found) for piece in pieces)
+            stack.extend(reversed([(f, b, depth + 1, inner) for f, b in sections]))
+        else:
+            data = _decode_transfer(part, body, found)
+            kept.append(Leaf(content_type=content_type, filename=_filename(part), body=data))
+    return kept
+
+
 def _leaf(part: email.message.Message, content_type: str, body: bytes, found: _Findings) -> None:
     disposition = (part.get_content_disposition() or "").lower()
-    try:
-        filename = part.get_filename("") or ""
-    except (ValueError, LookupError):
-        filename = ""
+    filename = _filename(part)
     is_text = content_type in {"text/plain", "text/html", "text/calendar"} or (
         content_type.startswith(("text/", "message/")) and not filename
     )

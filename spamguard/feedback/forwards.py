@@ -16,8 +16,7 @@ _MAX_BLOCK_LINES = 40  # of one header block, continuations included
 
 # What programs write for each field, as seen in English, German, French, Spanish, Portuguese,
 # Italian, Dutch, the Nordic and most Slavic languages, Hungarian, Romanian, Greek, Turkish,
-# Hebrew, Arabic, Vietnamese, Indonesian, Chinese, Japanese and Korean. One word may stand for
-# two fields in two languages ("Da", "Do"): the first that the block lacks is meant.
+# Hebrew, Arabic, Vietnamese, Indonesian, Chinese, Japanese and Korean.
 _LABELS = {
     "from": "From|Von|De|Da|Van|Från|Fra|Od|Lähettäjä|Feladó|De la|Kimden|Gönderen|От|От кого|Від"
     "|Від кого|Από|מאת|من|Từ|Dari|发件人|寄件者|寄件人|差出人|送信者|보낸 사람|보낸사람"
@@ -36,16 +35,21 @@ _LABELS = {
     "|Předmět|Predmet|Tárgy|Subiect|Konu|Aihe|Тема|Θέμα|נושא|موضوع|الموضوع|Chủ đề|Tiêu đề"
     "|Subjek|Perihal|主题|主旨|主題|件名|제목",
 }
-_ROLES: dict[str, tuple[str, ...]] = {}
-for _role, _names in _LABELS.items():
-    for _name in _names.split("|"):
-        _key = unicodedata.normalize("NFC", _name).casefold()
-        _ROLES[_key] = (*_ROLES.get(_key, ()), _role)
 
-_QUOTE = re.compile(r"[ \t]*(?:>[ \t]?)*")
+
+def _label(name: str) -> str:
+    return unicodedata.normalize("NFC", name.strip()).casefold()
+
+
+_ROLES = {_label(name): role for role, names in _LABELS.items() for name in names.split("|")}
+
+_QUOTE = re.compile(r"[ \t]*(?:>[ \t]?){0,20}")
+_QUOTE_MARK = re.compile(r"[ \t]*>[ \t]?")
 # "Label: value", bold in the plain text that Outlook writes ("*From:* Ann"); French puts a
 # blank before the colon, Chinese and Japanese have a wide one.
-_FIELD = re.compile(r"[*_\u200e\u200f]{0,2}([^\W\d_][^:：*\n]{0,24}?)[*_ \t\xa0]{0,3}[:：][*_]{0,2}(.*)")
+_FIELD = re.compile(
+    r"[*_\u200e\u200f]{0,2}([^\W\d_][^:：*\n]{0,24}?)[*_ \t\xa0]{0,3}[:：][*_]{0,2}(.*)"
+)
 _MAILTO = re.compile(r"\[mailto:([^\]\s]{1,250})\]")
 _END = re.compile(r"-{3,}[ \t]*end\b.{0,80}-{3,}[ \t]*|-{30,}[ \t]*", re.IGNORECASE)
 
@@ -86,29 +90,30 @@ def find_forward(text: str) -> Forwarded | None:
     """
     lines = text.split("\n")[:MAX_LINES]
     for start, line in enumerate(lines):
-        prefix = _QUOTE.match(line)
-        matched = _FIELD.fullmatch(line[prefix.end() if prefix else 0 :].rstrip())
-        if matched is None or matched[1].strip().casefold() not in _ROLES:
+        quote = _QUOTE.match(line)
+        depth = quote.group().count(">") if quote else 0
+        matched = _FIELD.fullmatch(line[quote.end() if quote else 0 :].rstrip())
+        if matched is None or _label(matched[1]) not in _ROLES:
             continue
-        quote = prefix.group() if prefix else ""
-        block = [_unquoted(following, quote) for following in lines[start:]]
-        fields, length = _read_block(block[:_MAX_BLOCK_LINES])
+        fields, length = _read_block(
+            [_unquoted(following, depth) for following in lines[start : start + _MAX_BLOCK_LINES]]
+        )
         if "from" in fields and len(fields) >= 3:
+            rest = [_unquoted(following, depth) for following in lines[start + length :]]
             return Forwarded(
                 fields=fields,
-                text="\n".join(_without_end(block[length:])).strip(),
+                text="\n".join(_without_end(rest)).strip(),
                 comment=_comment(lines[:start]),
             )
     return None
 
 
-def _unquoted(line: str, quote: str) -> str:
-    """Take off the quoting that the block's first line has, blanks at its end aside."""
-    depth = quote.count(">")
-    if not depth:
-        return line.rstrip("\r").removeprefix(quote)
-    matched = re.match(r"[ \t]*(?:>[ \t]?){0,%d}" % depth, line)
-    return line[matched.end() if matched else 0 :].rstrip("\r")
+def _unquoted(line: str, depth: int) -> str:
+    """Take off as many quote marks as the block's first line has."""
+    for _ in range(depth):
+        matched = _QUOTE_MARK.match(line)
+        line = line[matched.end() :] if matched else line
+    return line.rstrip("\r")
 
 
 def _read_block(lines: list[str]) -> tuple[dict[str, str], int]:
@@ -117,29 +122,21 @@ def _read_block(lines: list[str]) -> tuple[dict[str, str], int]:
     role, length = "", 0
     for number, line in enumerate(lines):
         if not line.strip():
-            if role and not fields[role]:  # "Subject:" and its value in the next table cell
-                continue
-            break
+            return fields, number
         matched = _FIELD.fullmatch(line.strip())
-        roles = _ROLES.get(_label(matched[1]), ()) if matched else ()
-        free = [name for name in roles if name not in fields]
-        if free:
-            assert matched is not None
-            role = free[0]
+        known = _ROLES.get(_label(matched[1]), "") if matched else ""
+        if matched and known and known not in fields:
+            role = known
             fields[role] = _value(matched[2])
-        elif role and (not fields[role] or line[:1] in " \t"):
-            fields[role] = _value(f"{fields[role]} {line}")
-        elif matched is None or roles:
-            break
+        elif role and (not fields[role] or line[0] in " \t"):
+            fields[role] = _value(f"{fields[role]} {line}")  # folded, or in the next table cell
+        elif matched and not known:
+            role = ""  # Cc, Reply-To, Importance: it belongs here when one we know follows
+            continue
         else:
-            role = ""  # some other field: Cc, Reply-To, Importance
-            continue  # it counts only when one that we know follows
+            return fields, length
         length = number + 1
     return fields, length
-
-
-def _label(name: str) -> str:
-    return unicodedata.normalize("NFC", name.strip()).casefold()
 
 
 def _value(text: str) -> str:

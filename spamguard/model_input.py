@@ -5,14 +5,14 @@ short: subject, who claims to write and whether the addresses agree, where links
 attached, whether something was disguised; then the visible text. What leaks the source of a
 message and not its intent (dates, Received, recipients, message ids) never gets in.
 
-Disguises are undone (`undisguise`) and noted, so that the model sees both the word and the
+Disguises are undone (`disguise.py`) and noted, so that the model sees both the word and the
 fact that somebody hid it.
 """
 
 import re
-import unicodedata
 from dataclasses import dataclass
 
+from spamguard.disguise import SUSPICIOUS_RUNS, undisguise
 from spamguard.html import registered_domain
 from spamguard.message import ParsedMessage, domain_of_address
 
@@ -23,7 +23,6 @@ MAX_SOURCE_CHARS = 24_000  # normalised at most, so that the work is bounded
 MAX_SUBJECT_CHARS = 200
 MAX_NAME_CHARS = 60
 MAX_DOMAINS = 3
-SUSPICIOUS_RUNS = 2  # disguised words before it is noted: one may be an accident
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,111 +133,3 @@ def _head_and_tail(text: str) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-# -- disguises -------------------------------------------------------------------------------
-
-# Letters of other scripts that look like a Latin one (Unicode TR39, confusables.txt: the
-# single-letter ones seen in mail). Only ever applied to words that are otherwise Latin.
-_LOOK_ALIKES = str.maketrans(
-    "АВЕКМНОРСТУХЅІЈаеорсухѕіјһԁԛԝвктмнпгѡɑΑΒΕΖΗΙΚΜΝΟΡΤΥΧαονρτυχικɡıןӏᴠ",
-    "ABEKMHOPCTYXSIJaeopcyxsijhdqwBKTMHnrwaABEZHIKMNOPTYXaovptuxikgilIv",
-)
-_INVISIBLE = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
-    "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffc\U000e0000-\U000e0fff]+"
-)
-# Between two letters nobody needs them in these scripts; a soft hyphen is honest there.
-_SPLIT_WORD = re.compile(
-    "(?<=[A-Za-z\u00c0-\u024f\u0400-\u04ff])[\u200b-\u200f\u2060-\u2064\ufeff\u034f\u180e]+"
-    "(?=[A-Za-z\u00c0-\u024f\u0400-\u04ff])"
-)
-_STACKED = re.compile("(?<=[A-Za-z0-9\u0300-\u036f])[\u0300-\u036f\u0489\u20d0-\u20ff]+")
-_FOREIGN_LETTERS = re.compile(r"[\u0370-\u03ff\u0400-\u052f\u0251\u0261\u0131\u05df\u1d20]")
-_WORD = re.compile(r"[^\W\d_]+")
-_CYRILLIC_OR_GREEK_ONLY = re.compile(r"[\u0370-\u03ff\u0400-\u052f]+")
-# Letters set apart: "V I A G R A", "F-R-E-E"; four or more single letters in a row.
-_SPACED = re.compile(r"(?<![^\W_])(?:[A-Za-z](?:[ .\-_*]|  )){3,}[A-Za-z](?![^\W_])")
-_LEET_WORD = re.compile(r"(?<![\w@$./-])[A-Za-z][A-Za-z]*(?:[013457@$!|][A-Za-z]+)+(?![\w@$./-])")
-_LEET = str.maketrans("013457@$!|", "oieastasil")
-
-
-def undisguise(text: str) -> tuple[str, int]:
-    """Undo what hides words from filters but not from readers.
-
-    Compatibility forms (NFKC), invisible and stacked characters, look-alike letters, letters
-    set apart, digits for letters.
-
-    Returns:
-        The plain text, and how many words were disguised on purpose as far as one can tell.
-    """
-    if text.isascii():
-        return _undisguise_ascii(text, 0)
-    count = len(_SPLIT_WORD.findall(text))
-    text = _INVISIBLE.sub("", text)
-    composed = unicodedata.normalize("NFKC", text)
-    if sum(map(_is_styled, text[:2000])) > 3:
-        count += SUSPICIOUS_RUNS
-    text, stacked = _STACKED.subn("", composed)
-    count += stacked
-    if _FOREIGN_LETTERS.search(text):
-        text, look_alikes = _undo_look_alikes(text)
-        count += look_alikes
-    return _undisguise_ascii(text, count)
-
-
-def _is_styled(character: str) -> bool:
-    """Whether it is a mathematical or enclosed letter, which stands for a plain one."""
-    return "\U0001d400" <= character <= "\U0001d7ff" or "\u249c" <= character <= "\u24e9"
-
-
-def _undo_look_alikes(text: str) -> tuple[str, int]:
-    latin = len(re.findall(r"[A-Za-z]", text))
-    mostly_latin = latin > 3 * len(_CYRILLIC_OR_GREEK_ONLY.findall(text))
-    count = 0
-
-    def plain(match: re.Match[str]) -> str:
-        nonlocal count
-        word = match.group()
-        if not _FOREIGN_LETTERS.search(word):
-            return word
-        mapped = word.translate(_LOOK_ALIKES)
-        is_mixed = any("a" <= c.lower() <= "z" for c in word)
-        if mapped.isascii() and (is_mixed or (mostly_latin and len(word) > 1)):
-            count += 1
-            return mapped
-        if is_mixed:
-            # Letters whose look-alike is not in the table: still not a word of one script.
-            count += sum(not c.isascii() for c in word) > 0 and _is_two_scripts(word)
-            return mapped
-        return word
-
-    return _WORD.sub(plain, text), count
-
-
-def _is_two_scripts(word: str) -> bool:
-    has_latin = any("a" <= c.lower() <= "z" for c in word)
-    return has_latin and bool(_CYRILLIC_OR_GREEK_ONLY.search(word))
-
-
-def _undisguise_ascii(text: str, count: int) -> tuple[str, int]:
-    spaced = 0
-
-    def join(match: re.Match[str]) -> str:
-        nonlocal spaced
-        spaced += 1
-        return re.sub(r"[^A-Za-z]", "", match.group())
-
-    def unleet(match: re.Match[str]) -> str:
-        nonlocal count
-        word = match.group()
-        letters = sum(c.isalpha() for c in word)
-        is_one_case = word.islower() or word.isupper() or word.istitle() or word[1:].islower()
-        if letters < 3 or len(word) > 20 or letters * 10 < len(word) * 6 or not is_one_case:
-            return word
-        count += 1
-        return word.translate(_LEET)
-
-    text = _SPACED.sub(join, text)
-    text = _LEET_WORD.sub(unleet, text)
-    return text, count + spaced

@@ -4,9 +4,10 @@ import time
 
 import pytest
 
+from spamguard.disguise import undisguise
 from spamguard.html import domain_of, extract, registered_domain
 from spamguard.message import parse_message
-from spamguard.model_input import MAX_TEXT_CHARS, build_model_input, undisguise
+from spamguard.model_input import MAX_TEXT_CHARS, build_model_input
 
 
 def text_of(*headers, body="hello", content_type="text/plain; charset=utf-8"):

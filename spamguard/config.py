@@ -69,11 +69,24 @@ def _mail_address(value: str) -> str:
     return value
 
 
+def _full_address(value: str) -> str:
+    if not value:
+        raise ValueError("expected a mail address")
+    return _mail_address(value).lower()
+
+
+def _absolute(value: str) -> str:
+    if value and not value.startswith("/"):
+        raise ValueError("expected an absolute path")
+    return value
+
+
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 IpNetwork = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, BeforeValidator(_network)]
 Domain = Annotated[str, AfterValidator(_lower)]
 ReversePath = Annotated[str, AfterValidator(_address_or_domain)]
 MailAddress = Annotated[str, AfterValidator(_mail_address)]
+ReportAddress = Annotated[str, AfterValidator(_full_address)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -199,6 +212,21 @@ class QuarantineSection(_Section):
     release_hop: Endpoint = ""
 
 
+class Reports(_Section):
+    """Where users report mistakes, besides the command line."""
+
+    spam_addresses: tuple[ReportAddress, ...] = ()
+    ham_addresses: tuple[ReportAddress, ...] = ()
+    networks: tuple[IpNetwork, ...] = ()
+    drop_directory: Annotated[str, AfterValidator(_absolute)] = ""
+
+    @model_validator(mode="after")
+    def _unambiguous(self) -> "Reports":
+        if both := set(self.spam_addresses) & set(self.ham_addresses):
+            raise ValueError(f"{min(both)}: expected as spam or as ham address, not both")
+        return self
+
+
 class FeedbackSection(_Section):
     """What users' corrections may do, and how long they are kept."""
 
@@ -271,6 +299,7 @@ class Config(_Section):
     model: Model = Model()
     policy: PolicySection = PolicySection()
     quarantine: QuarantineSection = QuarantineSection()
+    reports: Reports = Reports()
     feedback: FeedbackSection = FeedbackSection()
     retrain: Retrain = Retrain()
     paths: Paths = Paths()

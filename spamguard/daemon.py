@@ -23,6 +23,8 @@ import spamguard
 from spamguard.config import Config
 from spamguard.database import migrate
 from spamguard.errors import ConfigError, ModelError, SpamGuardError, StoreError
+from spamguard.feedback.desk import MailDesk
+from spamguard.feedback.drop import DropWatch
 from spamguard.filter import Filter
 from spamguard.frontends.control import ControlServer
 from spamguard.frontends.milter import MilterServer
@@ -73,6 +75,7 @@ class Daemon:
             retrain_command=retrain_command,
             clock=clock,
         )
+        self.desk, self.drop = self._build_intake()
         self.addresses: dict[str, list[str]] = {}
         self._doors: list[MilterServer | SmtpServer] = []
         self._stop = asyncio.Event()
@@ -109,6 +112,7 @@ class Daemon:
             await self._start_control(control)
             self._watch_models(observer, loop)
             await self.upkeep.start()
+            await self._start_drop()
             log.info("ready", extra={"model": self.pool.version.name, **self._joined_addresses()})
             if on_ready:
                 on_ready()
@@ -118,6 +122,8 @@ class Daemon:
             await control.stop()
             drain = self.config.drain_seconds
             await asyncio.gather(*(door.drain(drain) for door in self._doors))
+            if self.drop:
+                await self.drop.stop()
             await self.upkeep.stop()
             if observer.is_alive():
                 observer.stop()
@@ -178,6 +184,33 @@ class Daemon:
             observers=(self.upkeep.verdict_log, self.upkeep.drift),
         )
 
+    def _build_intake(self) -> tuple[MailDesk | None, DropWatch | None]:
+        """Build what takes users' reports, as far as it is configured."""
+        reports, sink = self.config.reports, self.upkeep.corrections
+        desk = drop = None
+        if reports.spam_addresses or reports.ham_addresses:
+            desk = MailDesk(
+                sink,
+                spam_addresses=reports.spam_addresses,
+                ham_addresses=reports.ham_addresses,
+                networks=reports.networks,
+                metrics=self.metrics,
+            )
+        if reports.drop_directory:
+            drop = DropWatch(Path(reports.drop_directory), sink, metrics=self.metrics)
+        return desk, drop
+
+    async def _start_drop(self) -> None:
+        if self.drop is None:
+            return
+        try:
+            await self.drop.start()
+        except OSError as error:
+            directory = self.config.reports.drop_directory
+            raise ConfigError(
+                f"reports.drop_directory = {directory!r}: {error.strerror or error}"
+            ) from error
+
     async def _open_doors(self) -> None:
         hostname = socket.gethostname()
         config = self.config
@@ -188,6 +221,7 @@ class Daemon:
                 clock=self._clock,
                 max_message_bytes=config.max_message_bytes,
                 idle_timeout_seconds=config.milter.idle_timeout_seconds,
+                desk=self.desk,
             )
             mode = int(config.milter.socket_mode, 8)
             await self._listen("milter", milter, config.milter.listen, mode)
@@ -206,6 +240,7 @@ class Daemon:
                 max_connections=config.smtp.max_connections,
                 xforward_networks=config.smtp.xforward_networks,
                 hostname=hostname,
+                desk=self.desk,
             )
             await self._listen("smtp", smtp, config.smtp.listen, 0o660)
 
@@ -263,7 +298,7 @@ class Daemon:
                 config = await asyncio.to_thread(self._reload_config)
                 restart = [
                     name
-                    for name in ("milter", "smtp", "paths", "feedback", "retrain")
+                    for name in ("milter", "smtp", "paths", "reports", "feedback", "retrain")
                     if getattr(config, name) != getattr(self.config, name)
                 ]
                 self.config = config

@@ -8,6 +8,7 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol
 
+from spamguard.message import Envelope
 from spamguard.verdict import Label
 
 
@@ -90,3 +91,16 @@ class CorrectionSink(Protocol):
             ReportError: this report cannot be taken, e.g. its reporter did not get the message.
             StoreError: the database or disk failed; the report may be tried again.
         """
+
+
+class ReportDesk(Protocol):
+    """What the mail doors ask about report addresses; see `feedback.desk.MailDesk`."""
+
+    def label_of(self, recipient: str) -> Label | None:
+        """Return what a report address stands for, or None for any other recipient."""
+
+    def refusal(self, envelope: Envelope) -> str:
+        """Return the SMTP reply for a client that may not report, or ""."""
+
+    async def take(self, envelope: Envelope, raw: bytes) -> str:
+        """Record the reports in a mail; return the SMTP reply to it, 2xx once they are durable."""

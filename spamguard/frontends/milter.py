@@ -10,17 +10,21 @@ is `wire/milter_session.py`; nothing is decided here.
 import asyncio
 import logging
 import socket
+from dataclasses import replace
 
 from spamguard.errors import PeerProtocolError
-from spamguard.filter import Clock, Filter, Outcome
+from spamguard.filter import Clock, Filter
 from spamguard.frontends.listener import Listener
 from spamguard.frontends.milter_transaction import (
     Client,
     Transaction,
+    address_of,
     envelope_of,
     replies_for,
+    report_replies,
 )
 from spamguard.observe import Metrics
+from spamguard.report import ReportDesk
 from spamguard.wire import milter_packets as wire
 from spamguard.wire.milter_packets import ActionFlags, MacroStage, StepFlags
 from spamguard.wire.milter_session import FilterSession
@@ -77,6 +81,7 @@ class MilterServer(Listener):
             tagged and never held, since what we could hold would not be the whole.
         idle_timeout_seconds: a connection with no complete packet for so long is closed.
         progress_seconds: between signs of life while a message is judged.
+        desk: takes mail to report addresses, or None where there are none.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class MilterServer(Listener):
         max_message_bytes: int,
         idle_timeout_seconds: float = 3600.0,
         progress_seconds: float = PROGRESS_SECONDS,
+        desk: ReportDesk | None = None,
     ) -> None:
         super().__init__(lambda: _Connection(self))
         self.filter = mail_filter
@@ -96,9 +102,10 @@ class MilterServer(Listener):
         self.max_message_bytes = max_message_bytes
         self.idle_timeout_seconds = idle_timeout_seconds
         self.progress_seconds = progress_seconds
+        self.desk = desk
         self.is_draining = False
         self.connections: set[_Connection] = set()
-        self.judging: set[asyncio.Task[Outcome]] = set()
+        self.judging: set[asyncio.Task[list[wire.Reply]]] = set()
         self._said: set[str] = set()
 
     async def drain(self, deadline_seconds: float) -> None:
@@ -138,11 +145,13 @@ class _Connection(asyncio.Protocol):
     def __init__(self, server: MilterServer) -> None:
         self._server = server
         self._loop = asyncio.get_running_loop()
-        self._session = FilterSession(actions=_ACTIONS, steps=_STEPS, macros=_MACROS)
+        # Only where a recipient may have to be refused does the MTA wait for our word on each.
+        steps = _STEPS if server.desk is None else _STEPS & ~StepFlags.NO_REPLY_RCPT
+        self._session = FilterSession(actions=_ACTIONS, steps=steps, macros=_MACROS)
         self._client = Client()
         self._mail_macros: dict[bytes, bytes] = {}
         self._transaction: Transaction | None = None
-        self._judging: asyncio.Task[Outcome] | None = None
+        self._judging: asyncio.Task[list[wire.Reply]] | None = None
         self._heard_at = self._loop.time()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._progress: asyncio.TimerHandle | None = None
@@ -243,6 +252,7 @@ class _Connection(asyncio.Protocol):
                 self._add_macros(event)
             case wire.Connect():
                 self._client.hostname, self._client.address = event.hostname, event.address
+                self._client.port = event.port
                 if event.family not in {b"4", b"6"}:
                     self._client.address = b""
             case wire.Helo():
@@ -254,7 +264,8 @@ class _Connection(asyncio.Protocol):
                 self._mail_macros = macros  # those of MAIL come before it, others follow
                 self._transaction = Transaction(path=event.path, macros=macros)
             case wire.Rcpt() if transaction:
-                transaction.add_recipient(event.path)
+                if refusal := self._add_recipient(transaction, event.path):
+                    self._send(wire.ReplyCode(text=refusal.encode("ascii", "replace")))
             case wire.Header() if transaction:
                 blank = b"" if StepFlags.HEADER_LEADING_SPACE in self._session.steps else b" "
                 transaction.add_header(event, blank, max_bytes)
@@ -296,6 +307,20 @@ class _Connection(asyncio.Protocol):
             names = ", ".join(flag.name.lower().replace("_", " ") for flag in missing if flag.name)
             self._server.warn_once(f"this MTA does not let a milter {names}")
 
+    def _add_recipient(self, transaction: Transaction, path: bytes) -> str:
+        """Take a recipient, or return the reply that refuses it."""
+        desk = self._server.desk
+        if desk is None or desk.label_of(address_of(path)) is None:
+            transaction.add_recipient(path)
+            return ""
+        refusal = desk.refusal(envelope_of(self._client, transaction, self._server.clock()))
+        if refusal and self._client.port:
+            return refusal
+        # A recipient of the sendmail command must not be refused (Postfix MILTER_README): such
+        # a mail gets the refusal at its end.
+        transaction.add_recipient(path, is_report=True)
+        return ""
+
     def _drop_transaction(self) -> None:
         self._transaction = None
         self._mail_macros = {}
@@ -311,30 +336,42 @@ class _Connection(asyncio.Protocol):
     # -- judging -----------------------------------------------------------------------------
 
     def _judge(self, transaction: Transaction) -> None:
-        check = self._server.filter.check(
-            envelope_of(self._client, transaction, self._server.clock()),
-            bytes(transaction.raw),
-            can_hold=not transaction.is_cut,
-        )
+        raw = bytes(transaction.raw)
         transaction.raw.clear()
-        task = asyncio.create_task(check)
+        task = asyncio.create_task(self._replies_to(transaction, raw))
         self._judging = task
         self._server.judging.add(task)
         task.add_done_callback(self._on_outcome)
         self._progress = self._loop.call_later(self._server.progress_seconds, self._send_progress)
 
+    async def _replies_to(self, transaction: Transaction, raw: bytes) -> list[wire.Reply]:
+        """Take the reports in a message, judge it for its other recipients."""
+        envelope = envelope_of(self._client, transaction, self._server.clock())
+        if transaction.reports and self._server.desk:
+            addresses = tuple(map(address_of, transaction.reports))
+            reply = await self._server.desk.take(replace(envelope, recipients=addresses), raw)
+            if not transaction.recipients or reply.startswith("4"):
+                return report_replies(reply)
+        # A report quotes spam: its copies for others are not held for that.
+        can_hold = not transaction.is_cut and not transaction.reports
+        outcome = await self._server.filter.check(envelope, raw, can_hold=can_hold)
+        session = self._session
+        return replies_for(
+            outcome.action, transaction, actions=session.actions, steps=session.steps
+        )
+
     def _send_progress(self) -> None:
         self._send(wire.Progress())
         self._progress = self._loop.call_later(self._server.progress_seconds, self._send_progress)
 
-    def _on_outcome(self, task: asyncio.Task[Outcome]) -> None:
+    def _on_outcome(self, task: asyncio.Task[list[wire.Reply]]) -> None:
         """Answer, unless nobody waits for it any more."""
         self._server.judging.discard(task)
         if task.cancelled():  # by an abort, or because the connection is gone
             return
         error = task.exception()
         if error is not None:
-            # `Filter.check` raises nothing: a bug. Custody is in doubt, the sender keeps it.
+            # `_replies_to` raises nothing: a bug. Custody is in doubt, the sender keeps it.
             log.error("bug in the filter", exc_info=error)
         transaction = self._transaction
         if self._judging is not task or transaction is None:
@@ -345,11 +382,7 @@ class _Connection(asyncio.Protocol):
         if error is not None:
             self._send(wire.Tempfail())
         else:
-            session = self._session
-            action = task.result().action
-            self._send(
-                *replies_for(action, transaction, actions=session.actions, steps=session.steps)
-            )
+            self._send(*task.result())
         if self._server.is_draining:
             self._transport.close()
 

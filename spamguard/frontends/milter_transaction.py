@@ -20,10 +20,11 @@ _EDITED_HEADERS = frozenset(name.lower().encode() for name in (*OUR_HEADERS, "Su
 
 @dataclass(slots=True)
 class Client:
-    """What is known of the SMTP client."""
+    """What is known of the SMTP client; port 0 where Postfix speaks for the sendmail command."""
 
     hostname: bytes = b""
     address: bytes = b""
+    port: int = 0
     helo: bytes = b""
     macros: dict[bytes, bytes] = field(default_factory=dict)
 
@@ -33,6 +34,8 @@ class Transaction:
     """What is known of the message under way.
 
     Attributes:
+        recipients: in the angle brackets they came with, but for report addresses.
+        reports: the report addresses among them, likewise.
         raw: its bytes as far as they are kept.
         header_counts: how often each field that we may edit occurs, by lower-case name.
         is_cut: whether it is larger than what is kept.
@@ -41,21 +44,22 @@ class Transaction:
     path: bytes
     macros: dict[bytes, bytes]
     recipients: list[bytes] = field(default_factory=list)
+    reports: list[bytes] = field(default_factory=list)
     raw: bytearray = field(default_factory=bytearray)
     header_counts: Counter[bytes] = field(default_factory=Counter)
     subject: bytes = b""
     in_body: bool = False
     is_cut: bool = False
 
-    def add_recipient(self, path: bytes) -> None:
+    def add_recipient(self, path: bytes, *, is_report: bool = False) -> None:
         """Take a recipient, in the angle brackets it came with.
 
         Raises:
             PeerProtocolError: there are more than any MTA sends.
         """
-        if len(self.recipients) >= MAX_RECIPIENTS:
+        if len(self.recipients) + len(self.reports) >= MAX_RECIPIENTS:
             raise PeerProtocolError(f"more than {MAX_RECIPIENTS} recipients")
-        self.recipients.append(path)
+        (self.reports if is_report else self.recipients).append(path)
 
     def add_header(self, header: wire.Header, blank: bytes, max_bytes: int) -> None:
         """Take a field; ``blank`` is what the MTA has removed after the colon."""
@@ -86,8 +90,8 @@ def envelope_of(client: Client, transaction: Transaction, received_at: float) ->
     name = _text(client.hostname or macros.get(b"client_name", b""))
     return Envelope(
         frontend="milter",
-        reverse_path=_address(transaction.path),
-        recipients=tuple(map(_address, transaction.recipients)),
+        reverse_path=address_of(transaction.path),
+        recipients=tuple(map(address_of, transaction.recipients)),
         queue_id=_text(macros.get(b"i", b"")),
         client_ip=_ip(client.address) or _ip(macros.get(b"client_addr", b"")),
         client_name="" if name == "unknown" or name.startswith("[") else name,
@@ -114,6 +118,8 @@ def replies_for(
         case Disposition.REJECT | Disposition.DEFER:
             return [wire.ReplyCode(text=action.smtp_reply.encode("ascii", "replace"))]
     replies: list[wire.Reply] = []
+    if ActionFlags.DELETE_RECIPIENTS in actions:
+        replies += [wire.DeleteRecipient(text=path) for path in transaction.reports]
     can_redirect = ActionFlags.ADD_RECIPIENTS | ActionFlags.DELETE_RECIPIENTS
     if action.disposition is Disposition.REDIRECT and can_redirect in actions:
         replies += [wire.DeleteRecipient(text=path) for path in transaction.recipients]
@@ -140,7 +146,15 @@ def replies_for(
     return [*replies, wire.Accept()]
 
 
-def _address(path: bytes) -> str:
+def report_replies(reply: str) -> list[wire.Reply]:
+    """Return what answers a mail to report addresses alone: it is never delivered."""
+    if reply.startswith("2"):
+        return [wire.Discard()]
+    return [wire.ReplyCode(text=reply.encode("ascii", "replace"))]
+
+
+def address_of(path: bytes) -> str:
+    """Return an address without its angle brackets."""
     return _text(path[1:-1] if path[:1] == b"<" and path[-1:] == b">" else path)
 
 

@@ -12,7 +12,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiosmtpd.smtp
 from aiosmtpd.smtp import SMTP
@@ -23,6 +23,7 @@ from spamguard.frontends.listener import Listener
 from spamguard.message import Envelope, edit_headers
 from spamguard.next_hop import Connection, NextHop
 from spamguard.observe import Metrics
+from spamguard.report import ReportDesk
 from spamguard.verdict import Action, Disposition, Network
 from spamguard.wire.smtp import Reply, decode_data, parse_path
 
@@ -47,6 +48,7 @@ class _Transaction:
     reverse_path: str
     parameters: tuple[str, ...]
     recipients: list[str] = field(default_factory=list)
+    reports: list[str] = field(default_factory=list)  # report addresses: not mirrored
     connection: Connection | None = None
     mail_reply: Reply | None = None
 
@@ -63,6 +65,7 @@ class SmtpServer(Listener):
         max_connections: more are told 421.
         xforward_networks: clients whose XFORWARD is believed; Unix sockets always are.
         hostname: for the greeting and EHLO.
+        desk: takes mail to report addresses, or None where there are none.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class SmtpServer(Listener):
         max_connections: int = 100,
         xforward_networks: Sequence[Network] = (),
         hostname: str = "localhost",
+        desk: ReportDesk | None = None,
     ) -> None:
         super().__init__(lambda: _Session(self))
         self.filter = mail_filter
@@ -86,6 +90,7 @@ class SmtpServer(Listener):
         self.max_connections = max_connections
         self.xforward_networks = tuple(xforward_networks)
         self.hostname = hostname
+        self.desk = desk
         self.connections: set[_Session] = set()
         self.is_draining = False
 
@@ -243,8 +248,15 @@ class _Session(SMTP):
         except PeerProtocolError as error:
             await self.push(f"501 5.5.4 {error}")
             return
-        if len(transaction.recipients) >= MAX_RECIPIENTS:
+        if len(transaction.recipients) + len(transaction.reports) >= MAX_RECIPIENTS:
             await self.push("452 4.5.3 too many recipients")
+            return
+        desk = self._owner.desk
+        if desk and desk.label_of(path):
+            refusal = desk.refusal(self._envelope(transaction))
+            if not refusal:
+                transaction.reports.append(path)
+            await self.push(refusal or "250 2.1.5 Ok")
             return
         try:
             reply = await self._mirror_recipient(transaction, path, parameters)
@@ -305,7 +317,7 @@ class _Session(SMTP):
         if arg:
             await self.push("501 5.5.4 DATA takes no arguments")
             return
-        if transaction is None or not transaction.recipients:
+        if transaction is None or not (transaction.recipients or transaction.reports):
             await self.push("503 5.5.1 need RCPT command")
             return
         await self.push("354 End data with <CR><LF>.<CR><LF>")
@@ -353,9 +365,15 @@ class _Session(SMTP):
         return decode_data(data[: -len(b".\r\n")])
 
     async def _finish(self, transaction: _Transaction, raw: bytes) -> str:
-        """Judge, act, and return the reply to DATA."""
+        """Take the reports in a message, judge it, act, and return the reply to DATA."""
         envelope = self._envelope(transaction)
-        outcome = await self._owner.filter.check(envelope, raw)
+        if transaction.reports and self._owner.desk:
+            addresses = tuple(transaction.reports)
+            reply = await self._owner.desk.take(replace(envelope, recipients=addresses), raw)
+            if not transaction.recipients or reply.startswith("4"):
+                return reply
+        # A report quotes spam: its copies for others are not held for that.
+        outcome = await self._owner.filter.check(envelope, raw, can_hold=not transaction.reports)
         action = outcome.action
         try:
             match action.disposition:

@@ -2,8 +2,8 @@
 
 Sans-io like `milter.py`, which it feeds. The MTA's commands are checked against the order of
 SMTP; our replies against what was negotiated, since one reply too many puts every later one in
-the wrong place. We ask not to be waited for before the end of a message and decide nothing
-earlier: so an event either gets no reply or `Continue`, but for `EndOfBody`.
+the wrong place. A message is decided at its end alone; before it a recipient can be refused, and
+every other event gets no reply or `Continue`.
 """
 
 import enum
@@ -237,6 +237,8 @@ class FilterSession:
             is_legal = asked not in (None, Negotiate)
         elif kind is Skip:
             is_legal = asked is Body and StepFlags.SKIP in self.steps
+        elif kind is ReplyCode and asked is Rcpt:
+            is_legal = True
         else:
             is_legal = asked is EndOfBody and (
                 kind in _FINAL or _NEEDED_ACTION[kind] in self.actions

@@ -237,7 +237,8 @@ class MtaConnection:
                 await self.send(*pending)
                 pending.clear()
                 reply = await self.read()
-                assert isinstance(reply, wire.Continue | wire.Skip), reply
+                may_refuse = isinstance(packet, wire.Rcpt) and isinstance(reply, wire.ReplyCode)
+                assert may_refuse or isinstance(reply, wire.Continue | wire.Skip), reply
         await self.send(*pending)
         return reply
 

@@ -78,7 +78,7 @@ class ParsedMessage:
         html_text: visible text of the text/html parts, joined.
         links: links of HTML and plain text, in order, without repeats.
         attachment_types: file extensions or MIME subtypes of what is attached.
-        hidden_text: whether HTML text was found that no reader sees.
+        hidden_text: whether so much HTML text was found that no reader sees that it is no preview.
         defects: short words for what is wrong with the form or was left out.
         truncated: whether any limit cut something off.
     """

@@ -91,7 +91,7 @@ def _notes(message: ParsedMessage, from_name: str, from_address: str) -> list[st
     if message.attachment_types:
         notes.append("attached " + " ".join(message.attachment_types[:MAX_DOMAINS]))
     if message.hidden_text:
-        notes.append("hidden text")
+        notes.append("invisible filler")
     return notes
 
 

@@ -15,9 +15,9 @@ MAX_NODES = 2000  # styled elements looked at
 MAX_RULES = 20  # of style sheets; a page that hides words needs one
 MAX_SHEET_CHARS = 32 * 1024
 MAX_ANCESTORS = 12  # looked at for a background
-# A hidden preview line is shorter than this and left alone where only a style sheet hides it:
-# what stuffs a mail with honest words needs many.
-MIN_SHEET_HIDDEN_CHARS = 200
+# Newsletters hide a line of preview; what stuffs a mail with honest words needs more letters.
+MIN_STUFFING_LETTERS = 200
+_MAX_COUNTED_CHARS = 5000
 MAX_TURNED_CHARS = 1000  # a disguised phrase, not a letter in Hebrew
 _NEAR = 10  # of 255: colours that the eye does not tell apart
 
@@ -65,7 +65,7 @@ _SELECTOR = re.compile(r"[a-z0-9]{0,10}[.#][a-z_][\w-]{0,40}", re.IGNORECASE | r
 
 
 def drop_hidden(tree: LexborHTMLParser, source: str) -> bool:
-    """Remove what no reader sees; say whether any of it held words.
+    """Remove what no reader sees; say whether it was so much that it is there for filters.
 
     Args:
         tree: with its style sheets; changed in place.
@@ -73,7 +73,7 @@ def drop_hidden(tree: LexborHTMLParser, source: str) -> bool:
     """
     if not _ANY_HIDING.search(source):
         return False
-    found = False
+    letters = 0
     gone: set[int] = set()  # elements inside removed ones: their memory is not theirs any more
 
     def remove(node: LexborNode) -> None:
@@ -87,10 +87,10 @@ def drop_hidden(tree: LexborHTMLParser, source: str) -> bool:
             continue
         style = node.attributes.get("style") or ""
         if _is_hidden(node, style, has_sheet_backgrounds=has_sheet_backgrounds):
-            found = found or len(node.text().split()) > 3
+            letters += _letters(node.text())
             remove(node)
         elif _TINY.search(style):
-            found = _drop_tiny(node) or found
+            letters += _drop_tiny(node)
         elif _is_turned(node, style):
             text = node.text()
             if text.isascii() and len(text) <= MAX_TURNED_CHARS:
@@ -98,15 +98,20 @@ def drop_hidden(tree: LexborHTMLParser, source: str) -> bool:
                 remove(node)
     for selector in _hiding_selectors(style_sheet):
         nodes = tree.css(selector)[:MAX_NODES]
-        if sum(len(node.text()) for node in nodes) < MIN_SHEET_HIDDEN_CHARS:
-            continue
-        found = True
+        by_sheet = sum(_letters(node.text()) for node in nodes)
+        if by_sheet < MIN_STUFFING_LETTERS:
+            continue  # a preview, or a part for other screens
+        letters += by_sheet
         gone.clear()
         for node in nodes:
             if node.mem_id not in gone:
                 gone.update(inner.mem_id for inner in node.css(selector))
                 node.decompose(recursive=True)
-    return found
+    return letters >= MIN_STUFFING_LETTERS
+
+
+def _letters(text: str) -> int:
+    return sum(map(str.isalpha, text[:_MAX_COUNTED_CHARS]))
 
 
 def _is_hidden(node: LexborNode, style: str, *, has_sheet_backgrounds: bool) -> bool:
@@ -122,18 +127,19 @@ def _is_hidden(node: LexborNode, style: str, *, has_sheet_backgrounds: bool) -> 
     )
 
 
-def _drop_tiny(root: LexborNode) -> bool:
-    """Remove text too small to read, but not descendants that set a size of their own.
+def _drop_tiny(root: LexborNode) -> int:
+    """Remove text too small to read; return how many letters.
 
-    Newsletters set a size of 0 on a cell to close the gaps between the boxes in it.
+    Descendants that set a size of their own stay: newsletters set a size of 0 on a cell to
+    close the gaps between the boxes in it.
     """
-    words = 0
+    letters = 0
     stack = [root]
     doomed = []
     while stack:
         for child in stack.pop().iter(include_text=True):
             if child.tag == "-text":
-                words += len((child.text_content or "").split())
+                letters += _letters(child.text_content or "")
                 doomed.append(child)
                 continue
             style = child.attributes.get("style") or ""
@@ -144,7 +150,7 @@ def _drop_tiny(root: LexborNode) -> bool:
             stack.append(child)
     for text in doomed:
         text.decompose()
-    return words > 3
+    return letters
 
 
 def _is_turned(node: LexborNode, style: str) -> bool:

@@ -144,9 +144,12 @@ def test_visible_text_is_what_a_reader_sees(page, text):
     ],
 )  # fmt: skip
 def test_hidden_text_is_left_out_and_noted(hiding):
-    page = extract(f"<p>seen</p><div {hiding}>good words that nobody ever sees</div>")
+    good = "good words that nobody ever sees " * 10
+    page = extract(f"<p>seen</p><div {hiding}>{good}</div>")
     assert page.text == "seen"
     assert page.hidden_text
+    body = f"<p>seen</p><div {hiding}>{good}</div>"
+    assert "invisible filler" in text_of("Subject: s", body=body, content_type="text/html")
 
 
 def test_white_text_on_its_own_background_is_visible():

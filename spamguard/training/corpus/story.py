@@ -437,7 +437,7 @@ def draw_story(entry: dict[str, str], generator: np.random.Generator) -> Story:
         reply_to=reply_to,
         links=tuple(links),
         attachments=(draw.one(_ATTACHED),) if has_attachment else (),
-        hidden_text=is_html and draw.chance(0.15),
+        hidden_text=is_html and draw.chance(0.02 if label == "ham" else 0.08),
         is_html=is_html,
         layout=_layout(draw, language, is_firm=is_firm),
     )

@@ -17,7 +17,7 @@ MAX_TURNED_CHARS = 400  # of one right-to-left override; a phrase
 # are otherwise Latin.
 _LOOK_ALIKES = str.maketrans(
     "АВЕКМНОРСТУХЅІЈԌԜҮаеорсухѕіјһԁԛԝвктмнпгѡҽѵ"  # Cyrillic
-    "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧϹαονρτυχικγηωϲ"  # Greek
+    "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧϹαονρτυχικγηως"  # Greek
     "ՕՏԼսոցօհյզք"  # Armenian
     "ᎪᏴᏟᎠᎬᎻᎫᏦᏞᎷᎢᏢᏒᏚᏙᎳᏃᏀ"  # Cherokee
     "ꓐꓑꓓꓔꓖꓗꓙꓚꓜꓝꓟꓠꓡꓢꓣꓦꓧꓪꓫꓬꓮꓰꓲꓳꓴ"  # Lisu
@@ -59,6 +59,10 @@ _FOREIGN_LETTERS = re.compile(
     "[\u0251-\u02af\u0370-\u03ff\u0400-\u052f\u0531-\u0587\u05df\u13a0-\u13f5\u1d00-\u1d22"
     "\ua4d0-\ua4f7\ua730\ua731]"
 )
+_LATIN = re.compile("[A-Za-z]")
+_FOREIGN_WORD = re.compile(rf"(?<![^\W\d_])(?:{_FOREIGN_LETTERS.pattern})+(?![^\W\d_])")
+_ONLY_CYRILLIC = re.compile("[бвгджзийклмнптфцчшщъыьэюяєїґ]", re.IGNORECASE)
+_ONLY_LATIN = re.compile("[bdfghjklmnqrstuvwz]", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+")
 _CYRILLIC_OR_GREEK_ONLY = re.compile(r"[\u0370-\u03ff\u0400-\u052f]+")
 # Letters set apart: "V I A G R A", "F-R-E-E"; four or more single letters in a row.
@@ -86,6 +90,12 @@ def undisguise(text: str) -> tuple[str, int]:
     if _FOREIGN_LETTERS.search(text):
         text, look_alikes = _undo_look_alikes(text)
         count += look_alikes
+    if "ı" in text and not _TURKISH.search(text):
+        dotless = [word for word in _WORD.findall(text) if "ı" in word]
+        strange = sum(bool(_NO_TURKISH_WORD.search(word)) for word in dotless)
+        if 2 * strange > len(dotless):
+            text = text.replace("ı", "i")
+            count += strange
     text, accented = _undo_accents(text)
     return _undisguise_ascii(text, count + accented)
 
@@ -120,33 +130,42 @@ def _compose(text: str) -> tuple[str, int]:
 
 
 def _undo_look_alikes(text: str) -> tuple[str, int]:
-    foreign = _CYRILLIC_OR_GREEK_ONLY.findall(text)
-    mostly_latin = len(_LATIN.findall(text)) > 3 * len(foreign)
-    # "για Moss & Saffron": where real words of the script stand, "για" is one too.
-    mapped_alone = sum(word.translate(_LOOK_ALIKES).isascii() for word in foreign)
-    mostly_latin = mostly_latin and 2 * mapped_alone > len(foreign)
+    """First words of two scripts, then words that have only look-alikes, if they stand alone."""
+    is_cyrillic = len(_ONLY_CYRILLIC.findall(text)) > len(_ONLY_LATIN.findall(text))
     count = 0
 
-    def plain(match: re.Match[str]) -> str:
+    def mixed(match: re.Match[str]) -> str:
         nonlocal count
         word = match.group()
-        if len(word) < 2 or not _FOREIGN_LETTERS.search(word):
+        if len(word) < 2 or not _FOREIGN_LETTERS.search(word) or not _LATIN.search(word):
             return word
-        mapped = word.translate(_LOOK_ALIKES)
-        is_mixed = any("a" <= c.lower() <= "z" for c in word)
-        if is_mixed and not mostly_latin and (cyrillic := _as_cyrillic(word)):
+        if is_cyrillic and (cyrillic := _as_cyrillic(word)):
             count += 1
             return cyrillic
-        if mapped.isascii() and ((is_mixed and len(word) > 2) or mostly_latin):
+        mapped = word.translate(_LOOK_ALIKES)
+        if len(word) > 2 and mapped.isascii():
             count += 1
-            return mapped
-        if is_mixed and len(word) > 3:  # "kΩ", "μm" are units
-            # Letters whose look-alike is not in the table: still not a word of one script.
-            count += sum(not c.isascii() for c in word) > 0 and _is_two_scripts(word)
-            return mapped
-        return word
+        elif len(word) > 3:  # "kΩ", "μm" are units
+            count += bool(_CYRILLIC_OR_GREEK_ONLY.search(word))
+        else:
+            return word
+        return mapped
 
-    return _WORD.sub(plain, text), count
+    def alone(match: re.Match[str]) -> str:
+        nonlocal count
+        mapped = match.group().translate(_LOOK_ALIKES)
+        if len(mapped) < 2 or not mapped.isascii():
+            return match.group()
+        count += 1
+        return mapped
+
+    text = _WORD.sub(mixed, text)
+    words = _FOREIGN_WORD.findall(text)
+    # "για Moss & Saffron": where real words of the script stand, "για" is one too.
+    mappable = sum(word.translate(_LOOK_ALIKES).isascii() for word in words)
+    if 2 * mappable > len(words) and len(_LATIN.findall(text)) > 3 * len(words):
+        text = _FOREIGN_WORD.sub(alone, text)
+    return text, count
 
 
 def _as_cyrillic(word: str) -> str:
@@ -154,11 +173,6 @@ def _as_cyrillic(word: str) -> str:
     whole = word.translate(_TO_CYRILLIC)
     own = len(_CYRILLIC.findall(word))
     return whole if 2 * own >= len(word) and len(_CYRILLIC.findall(whole)) == len(whole) else ""
-
-
-def _is_two_scripts(word: str) -> bool:
-    has_latin = any("a" <= c.lower() <= "z" for c in word)
-    return has_latin and bool(_CYRILLIC_OR_GREEK_ONLY.search(word))
 
 
 # -- accents -------------------------------------------------------------------------------------
@@ -186,13 +200,15 @@ _DENSE = tuple(
         ),
     )
 )
+_TURKISH = re.compile("[ğşçöüâəĞŞÇÖÜİƏ]")
+_NO_TURKISH_WORD = re.compile("[eiqwxEQWX]")  # vowel harmony: "frıend", "wıthin"
 _MIN_ACCENTED = 8
 _DENSITY = 0.08  # of all Latin letters
 _LETTERS_SHARE = 0.6  # of a text at least; the rest are blanks, digits and signs
 _STRANGE = 0.25  # of the accented letters, outside the language that explains most of them
 _ACCENTED = re.compile("[\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u017f]")
+_LOWER_WORD = re.compile(r"(?<![^\W_])(?![A-Z\u00c0-\u00de\u0110\u0141\u0160\u017d])[^\W\d_]+")
 _VIETNAMESE = re.compile("[\u01a0\u01a1\u01af\u01b0\u1ea0-\u1ef9]")
-_LATIN = re.compile("[A-Za-z]")
 
 
 def _undo_accents(text: str) -> tuple[str, int]:
@@ -205,7 +221,10 @@ def _undo_accents(text: str) -> tuple[str, int]:
         return text, 0
     if len(_VIETNAMESE.findall(text)) * 5 > len(accented):
         return text, 0
-    letters = [c.lower() for c in accented]
+    # Names may come from anywhere.
+    letters = [c for word in _LOWER_WORD.findall(text) for c in _ACCENTED.findall(word.lower())]
+    if len(letters) < _MIN_ACCENTED:
+        return text, 0
     explained = max(sum(c in alphabet for c in letters) for alphabet in _DENSE)
     if len(letters) - explained < _STRANGE * len(letters):
         return text, 0

@@ -30,6 +30,7 @@ MAX_DEPTH = 16  # nested multiparts and attached messages
 MAX_TEXT_CHARS = 64 * 1024  # of plain text kept, over all parts
 MAX_HTML_CHARS = 256 * 1024  # of HTML source read, over all parts
 MAX_LINKS = 64
+MAX_BASE64_PIECES = 20_000  # of one part; a padding after each line of 16 bytes fits
 MAX_ATTACHMENTS = 16
 
 # Codecs that are no character sets, or whose cost is not linear in their input.
@@ -433,21 +434,31 @@ _NOT_BASE64 = bytes(set(range(256)) - set(
 ))  # fmt: skip
 
 
+_PADDED_BREAK = re.compile(rb"=[ \t]{1,80}(?=\r?\n)")
+_PADDING = re.compile(rb"=[=\s]*")
+
+
 def _decode_transfer(part: email.message.Message, body: bytes, found: _Findings) -> bytes:
     encoding = str(part.get("content-transfer-encoding", "")).strip().lower()
     if encoding == "quoted-printable":
-        return binascii.a2b_qp(body)
+        # Blanks behind a soft line break are the transport's (RFC 2045 section 6.7, rule 3).
+        return binascii.a2b_qp(_PADDED_BREAK.sub(b"=", body) if b"= " in body else body)
     if encoding == "base64":
         # Tolerant as mail readers are: other characters are skipped (RFC 2045 section 6.8).
         clean = body.translate(None, _NOT_BASE64)
         if len(clean) < 0.9 * len(body.translate(None, b"\r\n= \t")):
             found.defects["base64"] = None
-        whole = len(clean) - len(clean) % 4
-        rest = clean[whole:]
-        if len(rest) == 1:
-            rest = b""
-        return binascii.a2b_base64(clean[:whole] + rest + b"=" * (-len(rest) % 4))
+        # Padding in the middle ends a piece and not the text: mail readers go on behind it.
+        pieces = _PADDING.split(body) if b"=" in body.rstrip(b"\r\n\t =") else [clean]
+        return b"".join(map(_decode_piece, pieces[:MAX_BASE64_PIECES]))
     return body
+
+
+def _decode_piece(piece: bytes) -> bytes:
+    clean = piece.translate(None, _NOT_BASE64)
+    if len(clean) % 4 == 1:
+        clean = clean[:-1]  # six bits are no byte
+    return binascii.a2b_base64(clean + b"=" * (-len(clean) % 4))
 
 
 def _decode_charset(part: email.message.Message, data: bytes, found: _Findings) -> str:

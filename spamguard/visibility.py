@@ -41,6 +41,7 @@ _OUTSIDE = re.compile(
 )
 _POSITIONED = re.compile(r"position\s*:\s*(?:absolute|fixed)|margin-(?:left|top)", re.IGNORECASE)
 _TURNED = re.compile(r"unicode-bidi\s*:\s*(?:bidi|isolate)-override", re.IGNORECASE)
+_RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff]")
 _BACKWARDS = re.compile(r"direction\s*:\s*rtl", re.IGNORECASE)
 
 # A cheap look at the whole source: pages without any of these need no walk.
@@ -93,7 +94,7 @@ def drop_hidden(tree: LexborHTMLParser, source: str) -> bool:
             letters += _drop_tiny(node)
         elif _is_turned(node, style):
             text = node.text()
-            if text.isascii() and len(text) <= MAX_TURNED_CHARS:
+            if len(text) <= MAX_TURNED_CHARS and not _RIGHT_TO_LEFT.search(text):
                 node.insert_before(f"\u202e{text}\u202c")  # as plain text would say it
                 remove(node)
     for selector in _hiding_selectors(style_sheet):

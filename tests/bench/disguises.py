@@ -13,7 +13,7 @@ import html
 import re
 from email.header import Header
 
-from spamguard.message import decode_words, parse_message
+from spamguard.message import parse_message
 from tests.bench.mail import SAMPLES
 
 _POLICY = email.policy.compat32.clone(max_line_length=0)
@@ -40,9 +40,8 @@ def rewritten(raw, *, text=None, page=None, words=None):
     message = email.message_from_bytes(raw, policy=_POLICY)
     if words:
         text, page = _outside(_LINK, words), _outside(_MARKUP, words)
-        if subject := message["subject"]:
-            shown = " ".join(decode_words(str(subject)).split())
-            message.replace_header("subject", _header(words(shown)))
+        if subject := parse_message(raw).header("subject"):
+            message.replace_header("subject", _header(words(subject)))
     for part in message.walk():
         if part.is_multipart() or part.get_content_disposition() == "attachment":
             continue
@@ -265,15 +264,15 @@ def utf16(raw, generator):
 def split_subject(raw, generator):
     """The Subject in one encoded word a letter, in turns base64 and quoted-printable."""
     message = email.message_from_bytes(raw, policy=_POLICY)
-    if not message["subject"]:
-        return raw
     words = []
-    for number, letter in enumerate(decode_words(str(message["subject"]))[:60]):
+    for number, letter in enumerate(parse_message(raw).header("subject")[:60]):
         data = letter.encode()
         q = "".join(f"={byte:02X}" for byte in data)
         words.append(
             f"=?utf-8?q?{q}?=" if number % 2 else f"=?UTF-8?B?{base64.b64encode(data).decode()}?="
         )
+    if not words:
+        return raw
     message.replace_header("subject", "\n ".join(words))
     return message.as_bytes(policy=_POLICY)
 

@@ -261,3 +261,11 @@ def test_removing_what_was_added_gives_the_original_bytes(lines, body):
     raw = b"".join(line + b"\r\n" for line in [b"First: 1", *lines]) + b"\r\n" + body
     added = edit_headers(raw, add=[("X-Mine", "v"), ("X-Other", "w")])
     assert raw == edit_headers(added, delete=["x-mine", "X-OTHER"])
+
+
+def test_base64_goes_on_behind_padding_and_quoted_printable_over_padded_line_ends():
+    head = b"Content-Type: text/plain\r\nContent-Transfer-Encoding: "
+    odd = head + b"base64\r\n\r\naGVsbA==\r\nbyB3b3JsZA=\r\n"
+    assert "hello world" == parse_message(odd).text
+    padded = head + b"quoted-printable\r\n\r\nhel= \t\r\nlo\r\n"
+    assert "hello" == parse_message(padded).text.strip()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlite_utils import Database, Migrations
 
-from spamguard.errors import StoreError
+from spamguard.errors import StoreBusyError, StoreError
 
 BUSY_TIMEOUT_SECONDS = 30  # writers wait for each other this long
 
@@ -119,6 +119,7 @@ def open_database(path: Path) -> Iterator[Database]:
     """Open the database for one piece of work.
 
     Raises:
+        StoreBusyError: another process kept it locked.
         StoreError: it cannot be opened or written, or the work fails in SQLite.
     """
     connection = None
@@ -127,7 +128,10 @@ def open_database(path: Path) -> Iterator[Database]:
         connection.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut
         yield Database(connection)
     except (sqlite3.Error, OSError) as error:
-        raise StoreError(f"{path}: {error}") from error
+        # The primary code is in the low byte: SQLITE_BUSY_SNAPSHOT and others are busy too.
+        is_busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+        kind = StoreBusyError if is_busy else StoreError
+        raise kind(f"{path}: {error}") from error
     finally:
         if connection is not None:
             connection.close()

@@ -51,6 +51,12 @@ class StoreError(SpamGuardError):
     exit_code = 74  # EX_IOERR
 
 
+class StoreBusyError(StoreError):
+    """Another process kept the database for longer than one waits; nothing was written."""
+
+    exit_code = 75  # EX_TEMPFAIL
+
+
 class ModelError(SpamGuardError):
     """A model version cannot be used."""
 

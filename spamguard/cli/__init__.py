@@ -15,7 +15,7 @@ import click
 
 import spamguard
 from spamguard.cli import config as config_commands
-from spamguard.cli import corrections, daemon, models, quarantine, retrain, scan, training
+from spamguard.cli import corrections, daemon, models, quarantine, report, retrain, scan, training
 from spamguard.cli.common import Context
 from spamguard.errors import SpamGuardError
 
@@ -79,6 +79,7 @@ for command in (
     config_commands.config,
     models.models,
     quarantine.quarantine,
+    report.report,
     corrections.corrections,
     retrain.retrain,
     training.train,

@@ -51,7 +51,7 @@ QUIET_SECONDS = 1.0  # without a change: then a file counts as written
 WRITING_SECONDS = 3600.0  # a file held open for longer is taken: some file systems always say so
 RETRY_SECONDS = 15.0  # after a failure of the record
 LOOK_SECONDS = 60.0  # between sweeps without an event: network file systems send none
-_OWN_LINE = re.compile(rb"X-SpamGuard-Report: ([a-z]{1,10}) ([^\s\x00-\x1f]{1,254})\r?\n")
+_OWN_LINE = re.compile(rb"X-SpamGuard-Report: ([a-z]{1,10}) ([^\x00-\x1f]{1,254})\r?\n")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,20 +106,20 @@ class DropDirectory:
                 continue
             try:
                 report = _read(path, label)
-                if report is None:
-                    done.waiting += 1
-                    continue
-                receipt = self._sink.record(report)
+                receipt = self._sink.record(report) if report else None
             except FileNotFoundError:
                 continue  # somebody took it back
             except StoreError as error:
                 log.error("report not recorded", extra={"file": str(path), "error": str(error)})  # noqa: TRY400
                 done.is_failing = True
                 return done
-            except (OSError, ReportError) as error:
+            except ReportError as error:
                 done.failed += 1
                 log.warning("no report", extra={"file": str(path), "error": str(error)})
                 self._put_away(path, changed_ns, self.root / "failed")
+                continue
+            if report is None or receipt is None:
+                done.waiting += 1
             else:
                 done.recorded += 1
                 log.info(
@@ -166,9 +166,18 @@ def _read(path: Path, label: Label) -> Report | None:
     """Return the report in a file, or None while somebody writes it.
 
     Raises:
-        ReportError: it is no regular file.
-        OSError: it cannot be read.
+        ReportError: it is no regular file, or cannot be read.
+        FileNotFoundError: it is gone.
     """
+    try:
+        return _read_file(path, label)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ReportError(error.strerror or str(error)) from error
+
+
+def _read_file(path: Path, label: Label) -> Report | None:
     # Others may write into the directory: follow no link, wait for no pipe.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as stream:
@@ -180,12 +189,12 @@ def _read(path: Path, label: Label) -> Report | None:
             return None
         raw = stream.read(MAX_BYTES)
     reporter, source = _owner(status.st_uid), ReportSource.DROP
-    is_own = status.st_uid == os.geteuid() and path.parent.name == "new"
-    if is_own and (said := _OWN_LINE.match(raw)):
+    if path.parent.name == "new" and (said := _OWN_LINE.match(raw)):
         raw = raw[said.end() :]
-        reporter = said[2].decode("utf-8", "replace")
-        with contextlib.suppress(ValueError):
-            source = ReportSource(said[1].decode("ascii"))
+        if status.st_uid == os.geteuid():
+            reporter = said[2].decode("utf-8", "replace")
+            with contextlib.suppress(ValueError):
+                source = ReportSource(said[1].decode("ascii"))
     return Report(label=label, reporter=reporter.lower(), source=source, raw=raw)
 
 

@@ -124,6 +124,8 @@ def _feedback(parts: list[Leaf]) -> Feedback:
             fields = parse_message(part.body.lstrip() + b"\r\n\r\n")
             kind = fields.header("feedback-type").partition(";")[0].strip().lower()
             user = fields.header("dovecot-reporting-user").strip().lower()
+            if user.startswith("<") and user.endswith(">"):  # as Dovecot 2.3 writes it
+                user = user[1:-1]
             return Feedback(label=_LABEL_OF_FEEDBACK.get(kind), reporting_user=user)
     return Feedback()
 

@@ -147,8 +147,9 @@ def test_the_feedback_type_is_stronger_than_the_address(kind, address, expected)
     assert (expected, ORIGINAL) == (report.label, report.raw)
 
 
-def test_dovecot_names_the_reporting_user_when_it_may():
-    raw = arf(b"abuse", user=b"Carla@Test.Example")
+@pytest.mark.parametrize("user", [b"Carla@Test.Example", b"<carla@test.example>"])
+def test_dovecot_names_the_reporting_user_when_it_may(user):
+    raw = arf(b"abuse", user=user)
     [believed] = read(raw, reporter="", may_name_reporter=True)
     [unbelieved] = read(raw, reporter="bob@test.example")
     assert "carla@test.example" == believed.reporter

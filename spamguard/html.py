@@ -25,7 +25,6 @@ _BLOCK = re.compile(
     re.IGNORECASE,
 )
 # A block that is displayed inline and holds a piece of a word is no line of its own.
-_INLINE = re.compile(r"display\s*:\s*inline|float\s*:\s*left", re.IGNORECASE)
 _PIECE = re.compile(
     r"<(div|p|h[1-6]|li)\s[^<>]{0,40}style\s*=\s*[\"']\s*(?:display\s*:\s*inline(?:-block)?"
     r"|float\s*:\s*left)\s*;?\s*[\"']\s*>([^\s<>]{1,20})</\1>",
@@ -90,13 +89,13 @@ def extract(source: str) -> Page:
     if _is_pathological(source):
         text = _tidy(_ANY_TAG.sub(" ", source))
         return Page(text=text[:MAX_TEXT_CHARS], defects=("html-nesting",), truncated=True)
-    if _INLINE.search(source):
+    if "inline" in source or "float" in source:
         source = _PIECE.sub(r"<span>\2</span>", source)
     tree = LexborHTMLParser(_BLOCK.sub("\n<", source))
     root = tree.body or tree.root
     if root is None:
         return EMPTY
-    hidden = drop_hidden(tree, source)
+    hidden = drop_hidden(tree)
     tree.strip_tags(["script", "style", "noscript", "template", "title", "svg", "object"])
     links = []
     for anchor in tree.css("a[href]")[:MAX_NODES]:

@@ -41,15 +41,16 @@ _OUTSIDE = re.compile(
 )
 _POSITIONED = re.compile(r"position\s*:\s*(?:absolute|fixed)|margin-(?:left|top)", re.IGNORECASE)
 _TURNED = re.compile(r"unicode-bidi\s*:\s*(?:bidi|isolate)-override", re.IGNORECASE)
+_NO_LETTERS = re.compile(r"[\W\d_]+")
 _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff]")
 _BACKWARDS = re.compile(r"direction\s*:\s*rtl", re.IGNORECASE)
 
-# A cheap look at the whole source: pages without any of these need no walk.
+# A first look at a style: without any of these it hides nothing.
 _ANY_HIDING = re.compile(
     r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*[01]|max-height\s*:\s*0"
-    r"|opacity\s*:\s*0|mso-hide|text-indent\s*:\s*-|\shidden[\s>=]|overflow\s*:\s*hidden"
-    r"|(?:left|top|right|bottom)\s*:\s*-\d{3}|clip\s*:\s*rect|<bdo\b|bidi-override|transparent"
-    r"|(?<![-\w])color\s*[:=]\s*[\"']?(?:white|\#f|\#[ef]{3}|rgba?\()",
+    r"|opacity\s*:\s*0|mso-hide|text-indent\s*:\s*-|overflow\s*:\s*hidden"
+    r"|(?:left|top|right|bottom)\s*:\s*-\d{3}|clip\s*:\s*rect|bidi-override|transparent"
+    r"|(?<![-\w])color\s*:\s*(?:white|\#f|\#[ef]{3}|rgba?\()",
     re.IGNORECASE,
 )
 _COLOR = re.compile(r"(?<![-\w])color\s*:\s*([^;!\"]{1,40})", re.IGNORECASE)
@@ -65,15 +66,12 @@ _BRACE = re.compile(r"[{}]")
 _SELECTOR = re.compile(r"[a-z0-9]{0,10}[.#][a-z_][\w-]{0,40}", re.IGNORECASE | re.ASCII)
 
 
-def drop_hidden(tree: LexborHTMLParser, source: str) -> bool:
+def drop_hidden(tree: LexborHTMLParser) -> bool:
     """Remove what no reader sees; say whether it was so much that it is there for filters.
 
     Args:
         tree: with its style sheets; changed in place.
-        source: the page's source, for a cheap look whether there is anything to do.
     """
-    if not _ANY_HIDING.search(source):
-        return False
     letters = 0
     gone: set[int] = set()  # elements inside removed ones: their memory is not theirs any more
 
@@ -86,7 +84,10 @@ def drop_hidden(tree: LexborHTMLParser, source: str) -> bool:
     for node in tree.css(_SELECTED)[:MAX_NODES]:
         if node.mem_id in gone or node.tag in {"body", "html"}:
             continue
-        style = node.attributes.get("style") or ""
+        attributes = node.attributes
+        style = attributes.get("style") or ""
+        if not (_ANY_HIDING.search(style) or "hidden" in attributes or node.tag in {"font", "bdo"}):
+            continue
         if _is_hidden(node, style, has_sheet_backgrounds=has_sheet_backgrounds):
             letters += _letters(node.text())
             remove(node)
@@ -112,7 +113,7 @@ def drop_hidden(tree: LexborHTMLParser, source: str) -> bool:
 
 
 def _letters(text: str) -> int:
-    return sum(map(str.isalpha, text[:_MAX_COUNTED_CHARS]))
+    return len(_NO_LETTERS.sub("", text[:_MAX_COUNTED_CHARS]))
 
 
 def _is_hidden(node: LexborNode, style: str, *, has_sheet_backgrounds: bool) -> bool:

@@ -74,6 +74,15 @@ def test_the_documented_file_loads_and_each_key_has_a_comment(tmp_path):
         ('[policy.allow]\nnetworks = ["1.2.3"]\n', ["policy.allow.networks.0 = '1.2.3'"]),
         ('[policy.allow]\nreverse_paths = ["example.org"]\n', ["@example.org for a whole domain"]),
         ('[policy]\nsubject_prefix = "a\\nb"\n', ["policy.subject_prefix"]),
+        (
+            '[reports]\nspam_addresses = ["@example.org"]\n',
+            ["reports.spam_addresses.0 = '@example.org'", "expected a mail address"],
+        ),
+        (
+            '[reports]\nspam_addresses = ["A@b.example"]\nham_addresses = ["a@b.example"]\n',
+            ["a@b.example: expected as spam or as ham address, not both"],
+        ),
+        ('[reports]\ndrop_directory = "drop"\n', ["reports.drop_directory", "an absolute path"]),
         ("[policy\n", ["not valid TOML"]),
         ('policy = "x"\n', ["policy = 'x'"]),
     ],

@@ -177,6 +177,22 @@ def test_nothing_is_decided_before_the_end_of_a_message(reply):
         feed(session(StepFlags(0)), CONNECT, MAIL).send([reply])
 
 
+def test_a_recipient_can_be_refused_and_the_next_one_comes():
+    made = feed(session(QUIET & ~StepFlags.NO_REPLY_RCPT), CONNECT, MAIL, RCPT)
+    refusal = wire.ReplyCode(text=b"550 5.7.1 not you")
+    assert encode(refusal) == made.send([refusal])
+    assert not made.is_reply_due
+    feed(made, RCPT)
+    assert made.is_reply_due
+
+
+@pytest.mark.parametrize("reply", [wire.Accept(), wire.Discard(), wire.Tempfail()])
+def test_a_recipient_is_answered_for_itself_alone(reply):
+    made = feed(session(QUIET & ~StepFlags.NO_REPLY_RCPT), CONNECT, MAIL, RCPT)
+    with pytest.raises(LocalProtocolError):
+        made.send([reply])
+
+
 def test_a_second_verdict_is_our_error():
     made = feed(session(), CONNECT, MAIL, wire.EndOfBody())
     with pytest.raises(LocalProtocolError):

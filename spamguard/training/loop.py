@@ -240,8 +240,10 @@ def _epoch(
     """Return the batches of one epoch: augmented, alike in length, in drawn order."""
     generator = np.random.default_rng([settings.seed, epoch])
     order = generator.permutation(len(texts))
+    honest = [text for text, target in zip(texts, targets, strict=True) if target < 0.5]
     drawn = [
-        augment(texts[row], targets[row] > 0.5, settings.augmentation, generator) for row in order
+        augment(texts[row], targets[row] > 0.5, settings.augmentation, generator, honest)
+        for row in order
     ]
     batches = list(
         _batches(tokenizer, drawn, batch_size=settings.batch_size, max_tokens=settings.max_tokens)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from tests.bench import load, process, trouble
+from tests.bench import load, process, retraining, trouble
 from tests.bench.disguise import disguise
 from tests.bench.report import console, machine
 
@@ -17,6 +17,7 @@ BENCHES = {
     "postfix": load.postfix,
     "hostile": trouble.hostile,
     "custody": trouble.custody,
+    "retrain": retraining.retrain,
     "disguise": disguise,
 }
 

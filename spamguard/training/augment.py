@@ -13,11 +13,12 @@ import numpy as np
 
 _LEET = str.maketrans("aeioslt", "4310511")
 _ACCENTS = {
-    "a": "àáâãäå", "c": "çć", "e": "èéêë", "i": "ìíîï", "n": "ñń", "o": "òóôõö", "s": "šś", "u": "ùúûü",
-    "y": "ýÿ", "z": "žż",
+    "a": "àáâãäå", "c": "çć", "e": "èéêë", "i": "ìíîï", "n": "ñń", "o": "òóôõö", "s": "šś",
+    "u": "ùúûü", "y": "ýÿ", "z": "žż",
 }  # fmt: skip
 _NOTES = (
-    "links to", "replies go to", "attached", "invisible filler", "disguised", "link text", "name shows",
+    "links to", "replies go to", "attached", "invisible filler", "disguised", "link text",
+    "name shows",
 )  # fmt: skip
 _DISGUISED_SHARES = (0.125, 0.125, 0.3, 0.6)  # of the words
 _FILLER_WORDS = (40, 160)  # honest words put before or behind: what the window can hold

@@ -104,11 +104,13 @@ class MailDesk:
         labels = {self._labels[recipient.lower()] for recipient in envelope.recipients}
         if len(labels) != 1:
             raise ReportError("addressed as spam and as not spam")
+        user = _user(envelope)
         reports = read_reports(
             raw,
             label=labels.pop(),
-            reporter=_user(envelope) or envelope.reverse_path,
-            may_name_reporter=self._is_trusted(envelope),
+            reporter=user or envelope.reverse_path,
+            # A login is stronger: webmail sends its users' mail from a trusted address too.
+            may_name_reporter=not user and self._is_trusted(envelope),
         )
         refused: ReportError | None = None
         taken = 0

@@ -184,8 +184,9 @@ async def test_milter_passes_on_what_the_record_says_of_a_report():
     [
         (INSIDE, b"", [(Label.HAM, "carla", ORIGINAL)]),
         ((), b"mallory", [(Label.HAM, "mallory", ORIGINAL)]),
+        (INSIDE, b"mallory", [(Label.HAM, "mallory", ORIGINAL)]),
     ],
-    ids=["from the networks", "from a user"],
+    ids=["from the networks", "from a user", "from a user of webmail"],
 )
 async def test_the_user_that_dovecot_names_is_believed_from_the_networks(networks, user, expected):
     async with milter(networks) as made, mta_connection(made.address) as mta:

@@ -62,6 +62,22 @@ def test_promoting_a_version_switches_the_running_daemon(daemon):
     wait_for(lambda: daemon.status()["model"] == "toy-2", what="toy-2 serving")
 
 
+def test_a_rollback_takes_effect_within_five_seconds(daemon):
+    models = daemon.state / "models"
+    write_toy_model(models / "toy-2", name="toy-2")
+    ModelStore(models).promote("toy-1")
+    ModelStore(models).promote("toy-2")
+    wait_for(lambda: daemon.status()["model"] == "toy-2", what="toy-2 serving")
+    assert daemon.status()["watched"] == "toy-2"
+    started = time.monotonic()
+    answer = daemon.run("models", "rollback", "--reason", "test")
+    assert answer.returncode == 0, answer.stderr
+    wait_for(lambda: daemon.status()["model"] == "toy-1", what="toy-1 serving again")
+    # From the moment `current` is replaced; starting the command is Python's own time.
+    assert time.monotonic() - started < 5
+    assert daemon.status()["watched"] is None
+
+
 def test_a_corrupt_promotion_leaves_the_old_model_serving(daemon):
     models = daemon.state / "models"
     path = write_toy_model(models / "toy-3", name="toy-3")

@@ -104,6 +104,67 @@ def one_minus_roca_percent(scores: Scores, is_spam: Truth) -> float:
     return float(100 * (1 - area))
 
 
+def roca_interval(
+    scores: Scores, is_spam: Truth, *, seed: int = 0, resamples: int = 400
+) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of (1-ROCA) in percent, ham and spam drawn apart.
+
+    Percentiles of resamples with replacement (Efron 1979); messages count as independent.
+    """
+    generator = np.random.default_rng(seed)
+    levels, position = np.unique(scores, return_inverse=True)
+    counts = [np.bincount(position[is_spam == value], minlength=levels.size) for value in (0, 1)]
+    totals = [int(count.sum()) for count in counts]
+    if not all(totals):
+        return 0.0, 100.0
+    shares = [count / total for count, total in zip(counts, totals, strict=True)]
+    wrong = np.empty(resamples)
+    for number in range(resamples):  # one at a time: all at once would take a gigabyte
+        ham, spam = (
+            generator.multinomial(total, share) for total, share in zip(totals, shares, strict=True)
+        )
+        ham_above = ham[::-1].cumsum()[::-1] - ham / 2  # ties count half
+        wrong[number] = (spam * ham_above).sum() / (float(totals[0]) * totals[1])
+    low, high = np.percentile(100 * wrong, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def roc_points(scores: Scores, is_spam: Truth) -> tuple[Scores, Scores]:
+    """Return ham flagged and spam caught, 0 to 1, at every distinct score, falling."""
+    order = np.argsort(scores)[::-1]
+    last = np.r_[scores[order][1:] != scores[order][:-1], True]
+    spam = np.cumsum(is_spam[order])[last]
+    ham = np.cumsum(~is_spam[order])[last]
+    return ham / max(1, int(ham[-1])), spam / max(1, int(spam[-1]))
+
+
+def precision_recall_points(scores: Scores, is_spam: Truth) -> tuple[Scores, Scores]:
+    """Return recall and precision, 0 to 1, at every distinct score, falling."""
+    ham, spam = roc_points(scores, is_spam)
+    total = int(is_spam.sum())
+    caught, flagged = spam * total, ham * (is_spam.size - total)
+    return spam, caught / np.maximum(1, caught + flagged)
+
+
+def bounded_threshold(ham: Scores, false_positive_rate: float) -> float:
+    """Return the lowest threshold whose false-positive rate is bounded with 95 % confidence.
+
+    The upper end of Wilson's interval must not exceed the rate; where there is too little ham
+    to show that (`ham_needed`), the threshold lies above all of it.
+    """
+    ordered = np.sort(ham)[::-1]
+    allowed = 0
+    while allowed < len(ordered) and wilson(allowed + 1, len(ordered))[1] <= false_positive_rate:
+        allowed += 1
+    highest = float(ordered[min(allowed, len(ordered) - 1)]) if len(ordered) else 0.5
+    return min(1.0 - 1e-6, float(np.nextafter(highest, 1.0)) + 1e-6)
+
+
+def ham_needed(false_positive_rate: float) -> int:
+    """Return how much ham without one mistake shows the rate: the zero of Wilson's interval."""
+    return int(np.ceil(_Z95**2 * (1 - false_positive_rate) / false_positive_rate))
+
+
 def threshold_at(ham: Scores, false_positive_rate: float) -> float:
     """Return the lowest threshold above which at most that share of the ham scores."""
     allowed = int(ham.size * false_positive_rate)
@@ -126,16 +187,49 @@ def lam_percent(ham_errors: int, ham: int, spam_errors: int, spam: int) -> float
     return float(100 / (1 + np.exp(-middle)))
 
 
-def expected_calibration_error(scores: Scores, is_spam: Truth) -> float:
-    """Return the mean distance of score and frequency over 15 equal bins."""
-    if not scores.size:
-        return 0.0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationBin:
+    """One of the equal bins of scores: what was promised, what came, on how many messages."""
+
+    score: float
+    frequency: float
+    messages: int
+    weight: float
+
+
+def calibration_bins(
+    scores: Scores, is_spam: Truth, weights: Scores | None = None
+) -> list[CalibrationBin]:
+    """Return the bins that hold messages; ``weights`` bring another share of spam about."""
+    weights = np.ones(scores.size) if weights is None else weights
     bins = np.minimum((scores * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
-    error = 0.0
+    found = []
     for index in np.unique(bins):
         members = bins == index
-        error += abs(float(scores[members].mean()) - _mean(is_spam[members])) * members.mean()
-    return float(error)
+        own = weights[members]
+        found.append(
+            CalibrationBin(
+                score=float(np.average(scores[members], weights=own)),
+                frequency=float(np.average(is_spam[members], weights=own)),
+                messages=int(members.sum()),
+                weight=float(own.sum() / weights.sum()),
+            )
+        )
+    return found
+
+
+def expected_calibration_error(
+    scores: Scores, is_spam: Truth, weights: Scores | None = None
+) -> float:
+    """Return the mean distance of score and frequency over 15 equal bins."""
+    found = calibration_bins(scores, is_spam, weights)
+    return sum(abs(b.score - b.frequency) * b.weight for b in found)
+
+
+def prior_weights(is_spam: Truth, prior: float) -> Scores:
+    """Return message weights under which ``prior`` of the mail is spam."""
+    share = min(max(_mean(is_spam), 1e-9), 1 - 1e-9)
+    return np.where(is_spam, prior / share, (1 - prior) / (1 - share))
 
 
 def wilson(successes: int, total: int) -> tuple[float, float]:

@@ -306,8 +306,8 @@ def _measure(
     is_spam = np.array([example.is_spam for example in held_out])
     scores = calibration.probabilities(found[:, 0], found[:, 1])
     ham = scores[~is_spam]
-    spam_threshold = bounded_threshold(ham, recipe.max_false_positive_rate)
-    unsure = min(bounded_threshold(ham, recipe.max_flagged_rate), spam_threshold)
+    spam_threshold = metrics.bounded_threshold(ham, recipe.max_false_positive_rate)
+    unsure = min(metrics.bounded_threshold(ham, recipe.max_flagged_rate), spam_threshold)
     thresholds = {"unsure": round(unsure, 6), "spam": round(spam_threshold, 6)}
     measured = metrics.figures(
         scores, is_spam, unsure_threshold=unsure, spam_threshold=spam_threshold
@@ -327,23 +327,6 @@ def _measure(
             "mean_logit_difference": float(np.abs(full - found[part, 0]).mean()),
         },
     }
-
-
-def bounded_threshold(ham: npt.NDArray[np.float64], false_positive_rate: float) -> float:
-    """Return the lowest threshold whose false-positive rate is bounded with 95 % confidence.
-
-    The upper end of Wilson's interval must not exceed the rate; where there is too little ham
-    to show that, the threshold lies above all of it.
-    """
-    ordered = np.sort(ham)[::-1]
-    allowed = 0
-    while (
-        allowed < len(ordered)
-        and metrics.wilson(allowed + 1, len(ordered))[1] <= false_positive_rate
-    ):
-        allowed += 1
-    highest = float(ordered[allowed]) if len(ordered) else 0.5
-    return min(1.0 - 1e-6, float(np.nextafter(highest, 1.0)) + 1e-6)
 
 
 @contextmanager

@@ -10,11 +10,18 @@ from hypothesis import strategies as st
 from spamguard.training.dataset import Example
 from spamguard.training.evaluate import evaluate_scores, trade_offs
 from spamguard.training.metrics import (
+    bounded_threshold,
+    calibration_bins,
     caught_at,
     expected_calibration_error,
     figures,
+    ham_needed,
     lam_percent,
     one_minus_roca_percent,
+    precision_recall_points,
+    prior_weights,
+    roc_points,
+    roca_interval,
     threshold_at,
     wilson,
 )
@@ -151,3 +158,53 @@ def test_trade_offs_name_the_source_that_suffers_most():
     (row,) = trade_offs(examples, scores, [0.5])
     assert (row.false_positives, row.ham, row.worst_corpus, row.caught) == (10, 80, "b", 1.0)
     assert row.worst_rate == 0.25
+
+
+@given(_SETS)
+def test_the_points_of_the_curves_are_what_each_threshold_does(rows):
+    scores = np.array([s / 8 for s, _ in rows])
+    is_spam = np.array([spam for _, spam in rows])
+    for (ham, spam), (recall, precision), threshold in zip(
+        zip(*roc_points(scores, is_spam)),
+        zip(*precision_recall_points(scores, is_spam)),
+        sorted(set(scores), reverse=True),
+    ):
+        called = scores >= threshold
+        assert ham == pytest.approx(called[~is_spam].mean())
+        assert spam == recall == pytest.approx(called[is_spam].mean())
+        assert precision == pytest.approx(is_spam[called].mean())
+
+
+def test_the_bootstrap_interval_holds_the_figure_and_shrinks_with_more_mail():
+    generator = np.random.default_rng(3)
+    widths = []
+    for count in (100, 10_000):
+        is_spam = np.arange(count) % 2 == 0
+        scores = np.clip(generator.normal(0.4 + 0.2 * is_spam, 0.2), 0, 1)
+        low, high = roca_interval(scores, is_spam)
+        assert low < one_minus_roca_percent(scores, is_spam) < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 5
+    assert roca_interval(scores, is_spam) == (low, high)
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=400), st.sampled_from([0.001, 0.05, 0.3, 1.0])
+)
+def test_the_bound_of_a_bounded_threshold_holds_or_no_ham_is_above_it(values, rate):
+    ham = np.array(values)
+    above = int((ham >= bounded_threshold(ham, rate)).sum())
+    assert above <= (ham >= 1 - 1e-6).sum() or wilson(above, ham.size)[1] <= rate
+
+
+def test_so_much_ham_is_needed_and_no_less():
+    for rate in (0.001, 0.005, 0.1):
+        assert wilson(0, ham_needed(rate))[1] <= rate < wilson(0, ham_needed(rate) - 1)[1]
+
+
+def test_weights_bring_the_prior_about():
+    is_spam = np.array([True] * 5 + [False] * 95)
+    weights = prior_weights(is_spam, 0.5)
+    assert np.average(is_spam, weights=weights) == pytest.approx(0.5)
+    (found,) = calibration_bins(np.full(100, 0.5), is_spam, weights)
+    assert (found.messages, found.frequency) == (100, pytest.approx(0.5))

@@ -358,21 +358,32 @@ def evaluation_table(found: "Evaluation") -> RenderableType:
     return table
 
 
-def trade_off_table(rows: Sequence["TradeOff"]) -> RenderableType:
-    """Return what each threshold would do; the interval is Wilson's, at 95 %."""
+def trade_off_table(
+    rows: Sequence["TradeOff"], marks: Mapping[float, str] | None = None
+) -> RenderableType:
+    """Return what each threshold would do, with a picture; the interval is Wilson's, at 95 %.
+
+    Args:
+        rows: by rising threshold.
+        marks: threshold -> what it is, shown beside it.
+    """
     from spamguard.training.metrics import wilson
 
     table = _table(
-        "#threshold", "#ham flagged", "#95 % interval", "#worst source", "", "#spam caught"
+        "#threshold", "", "#ham flagged", "#95 % interval", "#worst source", "", "#spam caught", ""
     )
     for row in rows:
         low, high = wilson(row.false_positives, row.ham)
+        mark = (marks or {}).get(row.threshold, "")
         table.add_row(
             f"{row.threshold:.4f}",
+            mark,
             f"{100 * row.false_positives / max(1, row.ham):.2f} %",
             f"{100 * low:.2f} to {100 * high:.2f} %",
             f"{100 * row.worst_rate:.2f} %",
             row.worst_corpus,
             f"{100 * row.caught:.1f} %",
+            "█" * round(20 * row.caught),
+            style="bold" if mark else "",
         )
     return table

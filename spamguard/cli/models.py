@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from spamguard.cli.common import Context, show
+from spamguard.cli.common import Context, needs, show
 
 
 @click.group()
@@ -116,8 +116,26 @@ def models_prune(context: Context, keep: int) -> None:
 @models.command("thresholds")
 @click.argument("datasets", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--model", "name", default="", help="A version's name or directory.")
-@click.option("--unsure", type=click.FloatRange(0, 1), help="With --spam: store it.")
-@click.option("--spam", type=click.FloatRange(0, 1), help="With --unsure: store it.")
+@click.option(
+    "--max-false-positive-rate",
+    "false_positives",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.001,
+    show_default=True,
+    help="Of the ham at most so much may be called spam.",
+)
+@click.option(
+    "--max-flagged-rate",
+    "flagged",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.005,
+    show_default=True,
+    help="Of the ham at most so much may be called spam or unsure.",
+)
+@click.option("--unsure", type=click.FloatRange(0, 1), help="With --spam: your own choice.")
+@click.option("--spam", type=click.FloatRange(0, 1), help="With --unsure: your own choice.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw it: FILE.svg or FILE.png.")
+@click.option("--store", is_flag=True, help="Store the thresholds with the version.")
 @click.pass_obj
 def models_thresholds(
     context: Context,
@@ -125,21 +143,38 @@ def models_thresholds(
     *,
     datasets: tuple[Path, ...],
     name: str,
+    false_positives: float,
+    flagged: float,
     unsure: float | None,
     spam: float | None,
+    plot: Path | None,
+    store: bool,
 ) -> None:
-    """Show what thresholds would do on labelled mail; store those you choose."""
-    from spamguard.model.store import ModelStore
+    """Choose thresholds by a false-positive target; show what others would do.
+
+    The targets hold with 95 % confidence on the labelled mail given, or the command says how much
+    ham is missing. Give mail that the version was not trained on.
+    """
+    import numpy as np
+
     from spamguard.tables import progress_bar, trade_off_table
     from spamguard.training.dataset import load_examples
-    from spamguard.training.evaluate import probabilities, trade_offs
+    from spamguard.training.evaluate import choose_thresholds, probabilities, trade_offs
     from spamguard.verdict import Thresholds
 
     if (unsure is None) != (spam is None):
         raise click.UsageError("--unsure and --spam: give both or neither")
+    if unsure is not None and spam is not None and unsure > spam:
+        raise click.UsageError("--unsure: expected at most --spam")
+    if flagged < false_positives:
+        raise click.UsageError("--max-flagged-rate: expected at least --max-false-positive-rate")
+    if plot is not None:
+        if plot.suffix not in {".svg", ".png"}:
+            raise click.UsageError("--plot: expected a name ending in .svg or .png")
+        needs("matplotlib")
     settings = context.read()
-    store = ModelStore(settings.paths.models)
-    version = store.get(name or settings.model.version)
+    models = context.models()
+    version = models.get(name or settings.model.version)
     with progress_bar(visible=True) as bar:
         examples = [
             example
@@ -149,12 +184,34 @@ def models_thresholds(
             )
         ]
         scores = probabilities(examples, version, workers=settings.workers, progress=bar("scoring"))
-    own = [version.thresholds.unsure, version.thresholds.spam]
-    chosen = [value for value in (unsure, spam) if value is not None]
-    candidates = sorted({0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, *own, *chosen})
-    show(trade_off_table(trade_offs(examples, scores, candidates)))
+    is_spam = np.array([example.is_spam for example in examples], dtype=bool)
+    found = choose_thresholds(
+        scores[~is_spam], max_false_positive_rate=false_positives, max_flagged_rate=flagged
+    )
+    chosen = found.thresholds
+    how = {"max_false_positive_rate": false_positives, "max_flagged_rate": flagged}
     if unsure is not None and spam is not None:
-        if unsure > spam:
-            raise click.UsageError("--unsure: expected at most --spam")
-        store.set_thresholds(version, Thresholds(unsure=unsure, spam=spam))
-        click.echo(f"stored with {version.name}: unsure from {unsure}, spam from {spam}")
+        chosen, how = Thresholds(unsure=unsure, spam=spam), {}
+    marks = {version.thresholds.unsure: "unsure now", version.thresholds.spam: "spam now"}
+    marks |= {chosen.unsure: "unsure", chosen.spam: "spam"}
+    usual = {0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999}
+    show(trade_off_table(trade_offs(examples, scores, sorted(usual | marks.keys())), marks))
+    if found.ham < found.ham_needed and how:
+        click.echo(
+            f"{found.ham:,} good messages are too few to show at most "
+            f"{100 * false_positives:g} %: {found.ham_needed:,} are needed. "
+            "The spam threshold lies above all of them."
+        )
+    if plot is not None:
+        from spamguard.training.plots import write_trade_off
+
+        title = f"{version.name} on {len(examples):,} messages"
+        write_trade_off(plot, scores, is_spam, chosen=chosen, title=title)
+    if store:
+        record = {**how, "ham": int((~is_spam).sum()), "spam": int(is_spam.sum())}
+        models.set_thresholds(version, chosen, chosen=record)
+        click.echo(
+            f"stored with {version.name}: unsure from {chosen.unsure}, spam from {chosen.spam}"
+        )
+    else:
+        click.echo(f"unsure from {chosen.unsure}, spam from {chosen.spam}; --store keeps them")

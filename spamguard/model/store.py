@@ -283,13 +283,24 @@ class ModelStore:
     def _history_file(self) -> Path:
         return self.directory / "history.jsonl"
 
-    def set_thresholds(self, version: ModelVersion, thresholds: Thresholds) -> None:
+    def set_thresholds(
+        self, version: ModelVersion, thresholds: Thresholds, *, chosen: Mapping[str, Any]
+    ) -> None:
         """Store other thresholds with a version; the manifest is replaced atomically.
+
+        Args:
+            version: whose manifest.
+            thresholds: the new ones.
+            chosen: how and on what, for `models show`.
 
         Raises:
             StoreError: the manifest cannot be written (the shipped version is not yours).
         """
-        manifest = {**version.manifest, "thresholds": asdict(thresholds)}
+        manifest = {
+            **version.manifest,
+            "thresholds": asdict(thresholds),
+            "thresholds_chosen": dict(chosen),
+        }
         part = version.path / f"{MANIFEST}.part"
         try:
             part.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -18,7 +18,14 @@ from spamguard.model.calibration import Calibration
 from spamguard.model.classifier import Classifier
 from spamguard.model.store import CALIBRATION_FILE, ModelVersion
 from spamguard.training.dataset import Example
-from spamguard.training.metrics import FIXED_FALSE_POSITIVE_RATES, Figures, figures, wilson
+from spamguard.training.metrics import (
+    FIXED_FALSE_POSITIVE_RATES,
+    Figures,
+    bounded_threshold,
+    figures,
+    ham_needed,
+    wilson,
+)
 from spamguard.verdict import Thresholds
 
 MIN_SLICE = 20  # smaller slices say nothing
@@ -78,6 +85,45 @@ def trade_offs(
             )
         )
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenThresholds:
+    """Thresholds found by a false-positive target, and whether the ham can show that it holds.
+
+    Attributes:
+        thresholds: unsure and spam.
+        max_false_positive_rate, max_flagged_rate: the targets.
+        ham: how much there was to choose by.
+        ham_needed: how much shows the first target when none of it is flagged.
+    """
+
+    thresholds: Thresholds
+    max_false_positive_rate: float
+    max_flagged_rate: float
+    ham: int
+    ham_needed: int
+
+
+def choose_thresholds(
+    ham: npt.NDArray[np.float64], *, max_false_positive_rate: float, max_flagged_rate: float
+) -> ChosenThresholds:
+    """Return the lowest thresholds of which 95 % confidence says that they keep the targets.
+
+    Args:
+        ham: spam probabilities of good mail, shape (messages,).
+        max_false_positive_rate: of the ham at most so much may be called spam.
+        max_flagged_rate: and at most so much spam or unsure.
+    """
+    spam = bounded_threshold(ham, max_false_positive_rate)
+    unsure = min(bounded_threshold(ham, max_flagged_rate), spam)
+    return ChosenThresholds(
+        thresholds=Thresholds(unsure=round(unsure, 6), spam=round(spam, 6)),
+        max_false_positive_rate=max_false_positive_rate,
+        max_flagged_rate=max_flagged_rate,
+        ham=ham.size,
+        ham_needed=ham_needed(max_false_positive_rate),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

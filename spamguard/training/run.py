@@ -41,6 +41,7 @@ from spamguard.training.dataset import (
     without_duplicates,
     without_leaks,
 )
+from spamguard.training.evaluate import choose_thresholds
 from spamguard.training.evaluate import logits as scored_logits
 from spamguard.training.export import export_network, load_network
 from spamguard.training.loop import Settings, network_logits, train_network
@@ -306,20 +307,22 @@ def _measure(
     is_spam = np.array([example.is_spam for example in held_out])
     scores = calibration.probabilities(found[:, 0], found[:, 1])
     ham = scores[~is_spam]
-    spam_threshold = metrics.bounded_threshold(ham, recipe.max_false_positive_rate)
-    unsure = min(metrics.bounded_threshold(ham, recipe.max_flagged_rate), spam_threshold)
-    thresholds = {"unsure": round(unsure, 6), "spam": round(spam_threshold, 6)}
+    chosen = choose_thresholds(
+        ham,
+        max_false_positive_rate=recipe.max_false_positive_rate,
+        max_flagged_rate=recipe.max_flagged_rate,
+    ).thresholds
     measured = metrics.figures(
-        scores, is_spam, unsure_threshold=unsure, spam_threshold=spam_threshold
+        scores, is_spam, unsure_threshold=chosen.unsure, spam_threshold=chosen.spam
     )
     network, tokenizer = load_network(version.path)
     part = slice(0, COMPARED_MESSAGES)
     texts = [example.text for example in held_out[part]]
     full = network_logits(network, tokenizer, texts, max_tokens=recipe.training.max_tokens)
     full_scores = calibration.probabilities(full, found[part, 1])
-    flips = (full_scores >= spam_threshold) != (scores[part] >= spam_threshold)
+    flips = (full_scores >= chosen.spam) != (scores[part] >= chosen.spam)
     return {
-        "thresholds": thresholds,
+        "thresholds": asdict(chosen),
         "measured": {"on": "held-out groups of the training data", **asdict(measured)},
         "int8": {
             "messages": len(texts),

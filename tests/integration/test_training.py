@@ -163,7 +163,7 @@ def test_thresholds_are_shown_with_what_they_would_do_and_stored(trained, tmp_pa
     version, dataset = trained
     copy = shutil.copytree(version.path, tmp_path / "copy")
     command = [sys.executable, "-m", "spamguard", "-c", os.devnull, "models", "thresholds"]
-    command += [str(dataset), "--model", str(copy), "--unsure", "0.6", "--spam", "0.9"]
+    command += [str(dataset), "--model", str(copy), "--unsure", "0.6", "--spam", "0.9", "--store"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "0.9900" in shown.stdout
     assert "worst source" in shown.stdout

@@ -147,7 +147,7 @@ def test_missing_linear_weights_are_named(tmp_path):
 def test_new_thresholds_are_stored_without_touching_the_rest(tmp_path):
     store = ModelStore(tmp_path)
     version = ModelVersion.read(write_toy_model(tmp_path / "toy-1"))
-    store.set_thresholds(version, Thresholds(unsure=0.2, spam=0.7))
+    store.set_thresholds(version, Thresholds(unsure=0.2, spam=0.7), chosen={"ham": 9})
     changed = store.get("toy-1")
     changed.verify()
     assert changed.thresholds == Thresholds(unsure=0.2, spam=0.7)

@@ -87,6 +87,7 @@ Domain = Annotated[str, AfterValidator(_lower)]
 ReversePath = Annotated[str, AfterValidator(_address_or_domain)]
 MailAddress = Annotated[str, AfterValidator(_mail_address)]
 ReportAddress = Annotated[str, AfterValidator(_full_address)]
+SocketMode = Annotated[str, Field(pattern=r"^0?[0-7]{3}$")]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -99,7 +100,7 @@ class Milter(_Section):
     """The milter door; an empty list of endpoints closes it."""
 
     listen: tuple[Endpoint, ...] = ("127.0.0.1:11332",)
-    socket_mode: str = Field(default="0660", pattern=r"^0?[0-7]{3}$")
+    socket_mode: SocketMode = "0660"
     idle_timeout_seconds: Seconds = 3600
 
 
@@ -114,6 +115,14 @@ class Smtp(_Section):
         ipaddress.ip_network("127.0.0.0/8"),
         ipaddress.ip_network("::1/128"),
     )
+
+
+class Spamd(_Section):
+    """The spamd door; closed unless it is told where to listen."""
+
+    listen: tuple[Endpoint, ...] = ()
+    socket_mode: SocketMode = "0660"
+    allow_tell: bool = False
 
 
 class Model(_Section):
@@ -296,6 +305,7 @@ class Config(_Section):
 
     milter: Milter = Milter()
     smtp: Smtp = Smtp()
+    spamd: Spamd = Spamd()
     model: Model = Model()
     policy: PolicySection = PolicySection()
     quarantine: QuarantineSection = QuarantineSection()

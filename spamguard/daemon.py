@@ -9,7 +9,6 @@ import fcntl
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,22 +21,23 @@ from watchdog.observers import Observer
 import spamguard
 from spamguard.config import Config
 from spamguard.database import migrate
+from spamguard.doors import Doors
 from spamguard.errors import ConfigError, ModelError, SpamGuardError, StoreError
 from spamguard.feedback.desk import MailDesk
 from spamguard.feedback.drop import DropWatch
 from spamguard.filter import Filter
 from spamguard.frontends.control import ControlServer
-from spamguard.frontends.milter import MilterServer
-from spamguard.frontends.smtp import SmtpServer
 from spamguard.model.pool import ScorerPool
 from spamguard.model.scorer import WARM_UP_MESSAGE
 from spamguard.model.store import ModelStore, ModelVersion
-from spamguard.next_hop import NextHop
 from spamguard.observe import Metrics
 from spamguard.quarantine import QuarantineStore
 from spamguard.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
+
+# Sections of the configuration that a reload does not apply.
+_NEED_RESTART = ("milter", "smtp", "spamd", "paths", "reports", "feedback", "retrain")
 
 
 class Daemon:
@@ -76,8 +76,13 @@ class Daemon:
             clock=clock,
         )
         self.desk, self.drop = self._build_intake()
-        self.addresses: dict[str, list[str]] = {}
-        self._doors: list[MilterServer | SmtpServer] = []
+        self.doors = Doors(
+            config,
+            self.upkeep.corrections,
+            desk=self.desk,
+            metrics=self.metrics,
+            clock=clock,
+        )
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._lock_file: IO[str] | None = None
@@ -108,20 +113,20 @@ class Daemon:
         try:
             await self.pool.start()
             await self.pool.score(WARM_UP_MESSAGE, timeout_seconds=60)
-            await self._open_doors()
+            await self.doors.open(self.filter)
             await self._start_control(control)
             self._watch_models(observer, loop)
             await self.upkeep.start()
             await self._start_drop()
-            log.info("ready", extra={"model": self.pool.version.name, **self._joined_addresses()})
+            listening = {name: ",".join(bound) for name, bound in self.doors.addresses.items()}
+            log.info("ready", extra={"model": self.pool.version.name, **listening})
             if on_ready:
                 on_ready()
             await self._stop.wait()
             log.info("stopping")
         finally:
             await control.stop()
-            drain = self.config.drain_seconds
-            await asyncio.gather(*(door.drain(drain) for door in self._doors))
+            await self.doors.drain(self.config.drain_seconds)
             if self.drop:
                 await self.drop.stop()
             await self.upkeep.stop()
@@ -211,59 +216,6 @@ class Daemon:
                 f"reports.drop_directory = {directory!r}: {error.strerror or error}"
             ) from error
 
-    async def _open_doors(self) -> None:
-        hostname = socket.gethostname()
-        config = self.config
-        if config.milter.listen:
-            milter = MilterServer(
-                self.filter,
-                metrics=self.metrics,
-                clock=self._clock,
-                max_message_bytes=config.max_message_bytes,
-                idle_timeout_seconds=config.milter.idle_timeout_seconds,
-                desk=self.desk,
-            )
-            mode = int(config.milter.socket_mode, 8)
-            await self._listen("milter", milter, config.milter.listen, mode)
-        if config.smtp.listen:
-            next_hop = NextHop(
-                config.smtp.next_hop,
-                hostname=hostname,
-                timeout_seconds=config.smtp.next_hop_timeout_seconds,
-            )
-            smtp = SmtpServer(
-                self.filter,
-                next_hop,
-                metrics=self.metrics,
-                clock=self._clock,
-                max_message_bytes=config.max_message_bytes,
-                max_connections=config.smtp.max_connections,
-                xforward_networks=config.smtp.xforward_networks,
-                hostname=hostname,
-                desk=self.desk,
-            )
-            await self._listen("smtp", smtp, config.smtp.listen, 0o660)
-
-    async def _listen(
-        self, name: str, door: MilterServer | SmtpServer, endpoints: tuple[str, ...], mode: int
-    ) -> None:
-        self._doors.append(door)
-        for endpoint in endpoints:
-            try:
-                if endpoint.startswith("unix:"):
-                    await door.start_unix(Path(endpoint.removeprefix("unix:")), mode)
-                    bound = endpoint
-                else:
-                    host, _, port = endpoint.rpartition(":")
-                    address = await door.start_tcp(host.strip("[]"), int(port))
-                    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-                    bound = f"{shown}:{address[1]}"
-            except OSError as error:
-                raise ConfigError(
-                    f"{name}.listen = {endpoint!r}: {error.strerror or error}"
-                ) from error
-            self.addresses.setdefault(name, []).append(bound)
-
     async def _start_control(self, control: ControlServer) -> None:
         path = self.config.paths.control_socket
         try:
@@ -273,9 +225,6 @@ class Daemon:
             raise ConfigError(
                 f"paths.control_socket = {str(path)!r}: {error.strerror or error}"
             ) from error
-
-    def _joined_addresses(self) -> dict[str, str]:
-        return {name: ",".join(bound) for name, bound in self.addresses.items()}
 
     # -- while running -----------------------------------------------------------------------
 
@@ -298,7 +247,7 @@ class Daemon:
                 config = await asyncio.to_thread(self._reload_config)
                 restart = [
                     name
-                    for name in ("milter", "smtp", "paths", "reports", "feedback", "retrain")
+                    for name in _NEED_RESTART
                     if getattr(config, name) != getattr(self.config, name)
                 ]
                 self.config = config
@@ -345,7 +294,7 @@ class Daemon:
             },
             "scorers": self.pool.process_ids,
             "waiting": self.pool.waiting,
-            "listening": self.addresses,
+            "listening": self.doors.addresses,
             "counters": self.metrics.snapshot(),
             **self.upkeep.status(),
         }

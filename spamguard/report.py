@@ -92,6 +92,14 @@ class CorrectionSink(Protocol):
             StoreError: the database or disk failed; the report may be tried again.
         """
 
+    def undo(self, reporter: str, raw: bytes) -> bool:
+        """Take back what a reporter said of a message; False when there was nothing.
+
+        Raises:
+            ReportError: that is no reporter's name.
+            StoreError: the database or disk failed.
+        """
+
 
 class ReportDesk(Protocol):
     """What the mail doors ask about report addresses; see `feedback.desk.MailDesk`."""

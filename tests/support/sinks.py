@@ -29,3 +29,11 @@ class MemorySink:
         if is_new:
             self.reports.append(report)
         return Receipt(correction_id=1, is_new=is_new, standing=Standing.COUNTED)
+
+    def undo(self, reporter: str, raw: bytes) -> bool:
+        if self.fails:
+            raise StoreError("database is locked")
+        kept = [r for r in self.reports if (r.reporter, r.raw) != (reporter.lower(), raw)]
+        was_there = len(kept) < len(self.reports)
+        self.reports[:] = kept
+        return was_there

@@ -23,6 +23,8 @@ ALLOWED = {
     "config": {"errors", "verdict"},
     "filter": {"message", "verdict", "errors", "observe"},
     "next_hop": {"wire", "errors"},
+    "handover": set(),
+    "doors": {"config", "errors", "filter", "frontends", "next_hop", "observe", "report"},
     "database": {"errors"},
     "quarantine": {"database", "message", "verdict", "errors", "observe"},
     "feedback": {
@@ -30,8 +32,8 @@ ALLOWED = {
     },
     "model": {"model", "campaign", "message", "model_input", "verdict", "errors", "observe"},
     "frontends": {
-        "wire", "filter", "next_hop", "message", "report", "verdict", "errors", "observe",
-        "frontends.listener",
+        "wire", "filter", "next_hop", "handover", "message", "report", "verdict", "errors", "observe",
+        "frontends.listener", "frontends.points",
     },
     "frontends.milter": {
         "wire", "filter", "message", "report", "verdict", "errors", "observe",
@@ -50,7 +52,7 @@ ALLOWED = {
         "config", "database", "errors", "feedback", "model", "observe", "quarantine",
     },
     "daemon": {
-        "config", "database", "errors", "feedback", "filter", "frontends", "model", "next_hop",
+        "config", "database", "doors", "errors", "feedback", "filter", "frontends", "model",
         "observe", "quarantine", "report", "upkeep",
     },
 }  # fmt: skip

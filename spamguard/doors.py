@@ -1,0 +1,141 @@
+"""The doors that the configuration asks for: built, opened, drained together.
+
+What goes on behind each is its own module under `frontends/`; nothing is decided here.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from spamguard.config import Config
+from spamguard.errors import ConfigError
+from spamguard.filter import Filter
+from spamguard.frontends.milter import MilterServer
+from spamguard.frontends.smtp import SmtpServer
+from spamguard.frontends.spamd import SpamdServer
+from spamguard.next_hop import NextHop
+from spamguard.observe import Metrics
+from spamguard.report import CorrectionSink, ReportDesk
+
+
+class Door(Protocol):
+    """What every server of `frontends/` can do."""
+
+    async def start_tcp(self, host: str, port: int) -> tuple[str, int]:
+        """Listen on TCP; return the address bound."""
+
+    async def start_unix(self, path: Path, mode: int) -> None:
+        """Listen on a Unix socket."""
+
+    async def drain(self, deadline_seconds: float) -> None:
+        """Stop accepting, finish what is in flight, cut the rest."""
+
+
+class Doors:
+    """All doors of one daemon.
+
+    Args:
+        config: the settings.
+        sink: where reports end.
+        desk: takes mail to report addresses, or None where there are none.
+        metrics: counters.
+        clock: wall clock, seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        sink: CorrectionSink,
+        *,
+        desk: ReportDesk | None,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._sink = sink
+        self._desk = desk
+        self._metrics = metrics
+        self._clock = clock
+        self._open: list[Door] = []
+        self.addresses: dict[str, list[str]] = {}
+
+    async def open(self, mail_filter: Filter) -> None:
+        """Open every door that is configured.
+
+        Raises:
+            ConfigError: an address cannot be listened on.
+        """
+        config = self._config
+        if config.milter.listen:
+            milter = self._milter(mail_filter)
+            await self._listen("milter", milter, config.milter.listen, config.milter.socket_mode)
+        if config.smtp.listen:
+            await self._listen("smtp", self._smtp(mail_filter), config.smtp.listen, "0660")
+        if config.spamd.listen:
+            spamd = self._spamd(mail_filter)
+            await self._listen("spamd", spamd, config.spamd.listen, config.spamd.socket_mode)
+
+    async def drain(self, deadline_seconds: float) -> None:
+        """Close all doors once what is in flight has been finished."""
+        await asyncio.gather(*(door.drain(deadline_seconds) for door in self._open))
+
+    def _milter(self, mail_filter: Filter) -> MilterServer:
+        return MilterServer(
+            mail_filter,
+            metrics=self._metrics,
+            clock=self._clock,
+            max_message_bytes=self._config.max_message_bytes,
+            idle_timeout_seconds=self._config.milter.idle_timeout_seconds,
+            desk=self._desk,
+        )
+
+    def _smtp(self, mail_filter: Filter) -> SmtpServer:
+        settings = self._config.smtp
+        hostname = socket.gethostname()
+        return SmtpServer(
+            mail_filter,
+            NextHop(
+                settings.next_hop,
+                hostname=hostname,
+                timeout_seconds=settings.next_hop_timeout_seconds,
+            ),
+            metrics=self._metrics,
+            clock=self._clock,
+            max_message_bytes=self._config.max_message_bytes,
+            max_connections=settings.max_connections,
+            xforward_networks=settings.xforward_networks,
+            hostname=hostname,
+            desk=self._desk,
+        )
+
+    def _spamd(self, mail_filter: Filter) -> SpamdServer:
+        return SpamdServer(
+            mail_filter,
+            self._sink if self._config.spamd.allow_tell else None,
+            metrics=self._metrics,
+            clock=self._clock,
+            max_message_bytes=self._config.max_message_bytes,
+        )
+
+    async def _listen(
+        self, name: str, door: Door, endpoints: tuple[str, ...], socket_mode: str
+    ) -> None:
+        self._open.append(door)
+        for endpoint in endpoints:
+            try:
+                if endpoint.startswith("unix:"):
+                    path = Path(endpoint.removeprefix("unix:"))
+                    await door.start_unix(path, int(socket_mode, 8))
+                    bound = endpoint
+                else:
+                    host, _, port = endpoint.rpartition(":")
+                    address = await door.start_tcp(host.strip("[]"), int(port))
+                    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+                    bound = f"{shown}:{address[1]}"
+            except OSError as error:
+                raise ConfigError(
+                    f"{name}.listen = {endpoint!r}: {error.strerror or error}"
+                ) from error
+            self.addresses.setdefault(name, []).append(bound)

@@ -47,6 +47,11 @@ def train(
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON, with intervals.")
 @click.option("--use", type=click.Choice(["train", "eval", "all"]), default="all")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many, drawn evenly.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a page with curves and the worst mistakes (HTML, quotes mail).",
+)
 @click.pass_obj
 def evaluate(
     context: Context,
@@ -56,16 +61,21 @@ def evaluate(
     as_json: bool,
     use: str,
     limit: int | None,
+    report: Path | None,
 ) -> None:
     """Measure a model on labelled data sets: figures per source, kind and language."""
-    from spamguard.model.store import ModelStore
+    import time
+
+    from spamguard.errors import DataError
     from spamguard.tables import evaluation_table, progress_bar
     from spamguard.training.dataset import load_examples, thin_out
-    from spamguard.training.evaluate import evaluate as measure
+    from spamguard.training.evaluate import calibrated, evaluate_scores, logits
 
+    if report is not None:
+        needs("matplotlib", "jinja2")
     settings = context.read()
-    store = ModelStore(settings.paths.models)
-    model = store.get(version or settings.model.version)
+    model = context.models().get(version or settings.model.version)
+    thresholds = settings.model.thresholds or model.thresholds
     with progress_bar(visible=not as_json) as bar:
         examples = [
             example
@@ -76,14 +86,26 @@ def evaluate(
             if use in {example.use, "all"}
         ]
         examples = thin_out(examples, limit)
-        found = measure(
-            examples,
-            model,
-            workers=settings.workers,
-            thresholds=settings.model.thresholds,
-            progress=bar("scoring"),
-        )
+        found = logits(examples, model, workers=settings.workers, progress=bar("scoring"))
+        if report is not None:
+            if len({example.is_spam for example in examples}) < 2:
+                raise DataError("--report: expected both ham and spam in the data set")
+            from spamguard.training.report import write_report
+
+            write_report(
+                report,
+                examples,
+                found,
+                model,
+                thresholds=thresholds,
+                datasets=[directory.resolve().name for directory in datasets],
+                day=time.strftime("%Y-%m-%d"),
+                progress=bar("explaining"),
+            )
+    measured = evaluate_scores(
+        examples, calibrated(found, model), model_version=model.name, thresholds=thresholds
+    )
     if as_json:
-        click.echo(json.dumps(found.as_json(), indent=2))
+        click.echo(json.dumps(measured.as_json(), indent=2))
     else:
-        show(evaluation_table(found))
+        show(evaluation_table(measured))

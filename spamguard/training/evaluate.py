@@ -191,7 +191,11 @@ def probabilities(
     progress: Callable[[int, int], None] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Return the calibrated spam probabilities, shape (messages,)."""
-    both = logits(examples, version, workers=workers, progress=progress)
+    return calibrated(logits(examples, version, workers=workers, progress=progress), version)
+
+
+def calibrated(both: npt.NDArray[np.float64], version: ModelVersion) -> npt.NDArray[np.float64]:
+    """Return the spam probabilities, shape (messages,), for what `logits` returned."""
     calibration = Calibration.load(version.path / CALIBRATION_FILE)
     return calibration.probabilities(both[:, 0], both[:, 1])
 
@@ -206,25 +210,6 @@ def _logits(texts: list[str]) -> npt.NDArray[np.float64]:
     return np.array([(_classifier.bert_logit(t), _classifier.linear_logit(t)) for t in texts])
 
 
-def evaluate(
-    examples: Sequence[Example],
-    version: ModelVersion,
-    *,
-    workers: int,
-    thresholds: Thresholds | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Evaluation:
-    """Score a data set with a version's own files and compute the figures of every slice.
-
-    Slices of one class alone are compared with the whole other class: a source of nothing but
-    phishing has no ham of its own.
-    """
-    scores = probabilities(examples, version, workers=workers, progress=progress)
-    return evaluate_scores(
-        examples, scores, model_version=version.name, thresholds=thresholds or version.thresholds
-    )
-
-
 def evaluate_scores(
     examples: Sequence[Example],
     scores: npt.NDArray[np.float64],
@@ -232,7 +217,11 @@ def evaluate_scores(
     model_version: str,
     thresholds: Thresholds,
 ) -> Evaluation:
-    """Compute the figures of every slice for given scores, shape (messages,)."""
+    """Compute the figures of every slice for given scores, shape (messages,).
+
+    Slices of one class alone are compared with the whole other class: a source of nothing but
+    phishing has no ham of its own.
+    """
     is_spam = np.array([example.is_spam for example in examples], dtype=bool)
     everything = np.ones(len(examples), dtype=bool)
     slices = [("all", everything, everything)]

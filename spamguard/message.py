@@ -102,7 +102,10 @@ class ParsedMessage:
     def address(self, name: str) -> tuple[str, str]:
         """Return (display name, address) of the first address in a field, or ("", "")."""
         value = next((v for n, v in self.headers if n == name), "")
-        display_name, address = email.utils.parseaddr(value)
+        try:
+            display_name, address = email.utils.parseaddr(value)
+        except RecursionError:  # it goes into "((((" one call deeper for each
+            display_name, address = "", ""
         if "@" not in address and "@" in value:  # e.g. an unquoted comma or colon in the name
             found = re.search(r"[^\s<>,;\"]+@[^\s<>,;\"]+", value)
             address = found.group() if found else ""

@@ -269,3 +269,8 @@ def test_base64_goes_on_behind_padding_and_quoted_printable_over_padded_line_end
     assert "hello world" == parse_message(odd).text
     padded = head + b"quoted-printable\r\n\r\nhel= \t\r\nlo\r\n"
     assert "hello" == parse_message(padded).text.strip()
+
+
+def test_nested_comments_in_an_address_do_not_raise():
+    parsed = parse_message(b"From: " + b"(" * 1900 + b" <ann@a.example>\r\n\r\nhello")
+    assert parsed.from_domain == "a.example"

@@ -5,7 +5,6 @@ like before everything else. Only fields that stand there count: the sender's ow
 Received field of our border. The "From " line of an mbox is one of them.
 """
 
-import email.utils
 import re
 
 # Whose value is the reverse path, and whose a recipient, in lower case.
@@ -13,33 +12,36 @@ _FROM_FIELDS = frozenset({"return-path", "x-envelope-from"})
 _TO_FIELDS = frozenset({"delivered-to", "x-original-to", "envelope-to", "x-envelope-to"})
 # Others that MTAs put among them.
 _SKIPPED = frozenset({"delivery-date", "lines", "x-delivered-to"})
-_FIELD = re.compile(rb"([!-9;-~]{1,40})[ \t]*:([^\r\n]{0,2000})")
+_FOLD = re.compile(rb"\r?\n[ \t]+")
 _MBOX_LINE = re.compile(rb"From ([^\s]{1,320}) ")
+# MTAs write plain addresses here; email.utils would recurse into "((((…" until it raises.
+_ADDRESS = re.compile(r"[^\s<>(),;\"]+@[^\s<>(),;\"]+")
 _NOBODY = "MAILER-DAEMON"  # what an mbox line has for the null reverse path
+MAX_TOP_BYTES = 64 * 1024
 MAX_LINES = 20
 MAX_RECIPIENTS = 100
 
 
 def read_envelope(raw: bytes) -> tuple[str, tuple[str, ...]]:
     """Return reverse path and recipients as far as the message's top says them, else "" and ()."""
-    reverse_path: str | None = None
+    reverse_path = ""
     recipients: dict[str, None] = {}
-    for number, line in enumerate(raw[: 64 * 1024].split(b"\n", MAX_LINES)[:MAX_LINES]):
+    top = _FOLD.sub(b" ", raw[:MAX_TOP_BYTES])
+    for number, line in enumerate(top.split(b"\n", MAX_LINES)[:MAX_LINES]):
         if number == 0 and (mbox := _MBOX_LINE.match(line)):
             sender = mbox.group(1).decode("utf-8", "replace")
             reverse_path = "" if sender == _NOBODY else sender
             continue
-        matched = _FIELD.match(line)
-        if matched is None:
-            break
-        name = matched.group(1).decode("ascii").lower()
-        value = matched.group(2).decode("utf-8", "replace").strip()
-        if name in _FROM_FIELDS:
-            reverse_path = email.utils.parseaddr(value)[1]
-        elif name in _TO_FIELDS:
-            recipients.update(
-                (address, None) for _, address in email.utils.getaddresses([value]) if address
-            )
+        name, colon, value = line.decode("utf-8", "replace").partition(":")
+        name = name.strip().lower()
+        if name in _FROM_FIELDS and colon:
+            reverse_path = next(iter(_addresses(value)), "")
+        elif name in _TO_FIELDS and colon:
+            recipients.update(dict.fromkeys(_addresses(value)))
         elif name not in _SKIPPED:
             break
-    return reverse_path or "", tuple(recipients)[:MAX_RECIPIENTS]
+    return reverse_path, tuple(recipients)[:MAX_RECIPIENTS]
+
+
+def _addresses(value: str) -> list[str]:
+    return _ADDRESS.findall(value)

@@ -25,7 +25,6 @@ EX_PROTOCOL = 76
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _REQUEST_LINE = re.compile(r"([A-Z_]+) SPAMC/(\d{1,3})\.(\d{1,3})")
 _NAMES = {
-    EX_OK: "EX_OK",
     EX_DATAERR: "EX_DATAERR",
     EX_UNAVAILABLE: "EX_UNAVAILABLE",
     EX_TEMPFAIL: "EX_TEMPFAIL",
@@ -238,13 +237,13 @@ def encode_judgement(request: Request, judgement: Judgement, body: bytes = b"") 
             fields = [length, spam] if version >= (1, 3) else [spam]
             if request.method is Method.SYMBOLS and version < (1, 3):
                 body += b"\r\n"
-    return _answer(EX_OK, fields) + body
+    return _answer(fields) + body
 
 
 def encode_told(*, did_set: bool = False, did_remove: bool = False) -> bytes:
     """Return the answer to TELL; with neither, the client says that it was known already."""
     fields = ["DidSet: local"] * did_set + ["DidRemove: local"] * did_remove
-    return _answer(EX_OK, [*fields, "Content-length: 0"])
+    return _answer([*fields, "Content-length: 0"])
 
 
 def encode_pong() -> bytes:
@@ -253,10 +252,14 @@ def encode_pong() -> bytes:
 
 
 def encode_failure(code: int) -> bytes:
-    """Return an answer that is none, by an exit code of sysexits.h; spamc then passes mail on."""
-    return _answer(code, [])
+    """Return an answer that is none, by an exit code of sysexits.h; spamc then passes mail on.
+
+    The first line alone, and then the connection ends: after an empty line spamc 4.0 takes a
+    failed TELL for done, and with `Content-length: 0` an empty message for the processed one.
+    """
+    return f"SPAMD/1.1 {code} {_NAMES[code]}\r\n".encode()
 
 
-def _answer(code: int, fields: list[str]) -> bytes:
-    head = "".join(f"{line}\r\n" for line in [f"SPAMD/1.1 {code} {_NAMES[code]}", *fields])
+def _answer(fields: list[str]) -> bytes:
+    head = "".join(f"{line}\r\n" for line in [f"SPAMD/1.1 {EX_OK} EX_OK", *fields])
     return f"{head}\r\n".encode()

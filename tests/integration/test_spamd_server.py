@@ -120,7 +120,7 @@ async def test_what_could_not_be_judged_is_a_temporary_failure():
     async with Site() as site:
         for word in ("XCRASH", "XTIMEOUT", "XBUG"):
             answer = await site.ask(request("PROCESS", message(word)))
-            assert answer == b"SPAMD/1.1 75 EX_TEMPFAIL\r\n\r\n"
+            assert answer == b"SPAMD/1.1 75 EX_TEMPFAIL\r\n"
 
 
 async def test_ping_and_skip():
@@ -131,7 +131,7 @@ async def test_ping_and_skip():
 
 async def test_a_broken_request_ends_its_connection_alone():
     async with Site(max_message_bytes=1000) as site:
-        assert await site.ask(b"HELO x\r\n\r\n") == b"SPAMD/1.1 76 EX_PROTOCOL\r\n\r\n"
+        assert await site.ask(b"HELO x\r\n\r\n") == b"SPAMD/1.1 76 EX_PROTOCOL\r\n"
         assert b" 76 " in await site.ask(b"CHECK SPAMC/1.5\r\nContent-length: 1001\r\n\r\n")
         assert b"Spam: True" in await site.ask(request("CHECK", SPAM_MAIL))
         assert site.metrics.snapshot()["spamd_protocol_errors"] == 2
@@ -152,7 +152,7 @@ async def test_held_mail_does_not_exist_here():
 async def test_tell_is_refused_unless_allowed():
     async with Site() as site:
         told = request("TELL", SPAM_MAIL, Message_class="spam", Set="local", User="ann")
-        assert await site.ask(told) == b"SPAMD/1.1 69 EX_UNAVAILABLE\r\n\r\n"
+        assert await site.ask(told) == b"SPAMD/1.1 69 EX_UNAVAILABLE\r\n"
 
 
 async def test_tell_records_a_report_once_and_takes_it_back():

@@ -5,6 +5,7 @@ a folder of its own that is kept for the next run.
 """
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -74,3 +75,13 @@ def _run(*command, cwd=None):
     return subprocess.run(
         command, cwd=cwd, check=True, capture_output=True, text=True, timeout=600
     ).stdout
+
+
+def need_user(name: str) -> None:
+    """Have a system user that a package's own script would have made; skip without the right to."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        if os.geteuid() != 0:
+            pytest.skip(f"the user {name} is missing, and only root can make it")
+        _run("useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", name)

@@ -65,3 +65,12 @@ def site():
 @pytest.fixture(autouse=True)
 def _fresh_mailbox(site):
     site.mailbox.messages.clear()
+
+
+@pytest.fixture(scope="module")
+def open_directory():
+    """A directory below /tmp itself, where servers that run as other users find their files."""
+    made = Path(tempfile.mkdtemp(prefix="sg-", dir="/tmp"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)

@@ -170,7 +170,7 @@ def test_ham_is_false():
 
 def test_the_other_answers():
     assert wire.encode_pong() == b"SPAMD/1.5 0 PONG\r\n"
-    assert wire.encode_failure(75) == b"SPAMD/1.1 75 EX_TEMPFAIL\r\n\r\n"
+    assert wire.encode_failure(75) == b"SPAMD/1.1 75 EX_TEMPFAIL\r\n"
     assert (
         wire.encode_told(did_set=True)
         == b"SPAMD/1.1 0 EX_OK\r\nDidSet: local\r\nContent-length: 0\r\n\r\n"

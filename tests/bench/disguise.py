@@ -92,11 +92,11 @@ def _show(figures):
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"{figures['messages']} spam messages, model {figures['model']}: "
-        "caught in percent, Wilson's 95 % interval, lost in points",
+        "caught in percent, 95 % interval, points lost",
         title_justify="left",
     )
     table.add_column("disguise", no_wrap=True)
-    table.add_column("n", justify="right")
+    table.add_column("n", justify="right", no_wrap=True, min_width=5)
     for name, limit in limits.items():
         for column in (f"{name}\nfrom {limit:.4g}", "dis-\nguised", "interval", "lost"):
             table.add_column(column, justify="right", no_wrap=True)

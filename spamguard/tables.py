@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from spamguard.scan import Result
     from spamguard.training.evaluate import Evaluation, TradeOff
     from spamguard.training.gate import Rule
-    from spamguard.training.retrain import Plan
+    from spamguard.training.plan import Plan
 
 _COLOURS = {
     Label.HAM: "green",

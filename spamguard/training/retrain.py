@@ -14,9 +14,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,114 +44,22 @@ from spamguard.report import Standing
 from spamguard.training.dataset import Example
 from spamguard.training.feedback_data import (
     BY_RETRAINING,
-    FeedbackData,
-    counts,
     read_feedback,
     without_contradicted,
 )
 from spamguard.training.gate import Decision, Judged, decide
+from spamguard.training.plan import Plan, Result, stage_for
 from spamguard.verdict import Thresholds
 
 KEPT_CANDIDATES = 5  # of refused ones, for looking at
 
-# How much so many corrections to train on may change. Below the first nothing is learned that
-# the gate could tell from chance; the linear model learns from few; the BERT's head has 385
-# weights, its upper layers millions.
-LINEAR_FROM, HEAD_FROM, UPPER_FROM, WHOLE_FROM = 10, 40, 100, 1000
-UPPER_LAYERS = 2
 CORRECTION_WEIGHT = 3.0  # of a correction's loss beside a replayed text's
-MAX_CLASS_WEIGHT = (
-    10.0  # corrections are nearly all missed spam: balance them, but not at any price
-)
-LEARNING_RATE = 5e-5
-EPOCHS = 2.0
+MAX_CLASS_WEIGHT = 10.0  # corrections are nearly all missed spam: balance, not at any price
 LINEAR_EPOCHS = 3
 COMPARED_MESSAGES = 400  # on which int8 is compared with float32
 TIMED_MESSAGES = 60
 
-Stage = Literal["none", "linear", "head", "upper", "whole"]
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a retraining would do, and with how much.
-
-    Attributes:
-        stage: how much of the model learns; "none" when there is too little.
-        data: all of it.
-        reason: why not more, in words.
-    """
-
-    stage: Stage
-    data: FeedbackData
-    reason: str
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the numbers of messages by part and class."""
-        own = self.data.corrections
-        return {
-            "stage": self.stage,
-            "reason": self.reason,
-            "standings": self.data.standings,
-            "corrections": counts(own),
-            **{
-                part: counts(e for e in self.data.part(part) if e.corpus == "corrections")
-                for part in ("train", "validation", "holdout")
-            },
-            "replayed": counts(self.data.replay),
-            "never_flag": len(self.data.never_flag),
-            "held": [{"correction": number, "reason": why} for number, why in self.data.held],
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What came of a retraining.
-
-    Attributes:
-        plan: see `Plan`.
-        version: name of the candidate, or "" when none was made.
-        decision: the gate's, or None.
-        promoted: whether the candidate is now the current version.
-        seconds: of each part of the work.
-    """
-
-    plan: Plan
-    version: str = ""
-    decision: Decision | None = None
-    promoted: bool = False
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def in_words(self) -> str:
-        """Return one sentence for the administrator."""
-        if self.decision is None:
-            return f"nothing to learn yet: {self.plan.reason}, {LINEAR_FROM} are needed"
-        if self.promoted:
-            return f"{self.version} is promoted; `spamguard models rollback` goes back"
-        if self.decision.promoted:
-            return f"{self.version} passed and waits: spamguard models promote {self.version}"
-        return f"{self.version} is refused: " + "; ".join(self.decision.reasons)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return everything."""
-        return {
-            "version": self.version,
-            "promoted": self.promoted,
-            "plan": self.plan.as_json(),
-            "gate": self.decision.as_json() if self.decision else None,
-            "seconds": {key: round(value, 1) for key, value in self.seconds.items()},
-        }
-
-    def as_fields(self) -> dict[str, Any]:
-        """Return what a log line says of it."""
-        return {
-            "version": self.version,
-            "promoted": self.promoted,
-            "stage": self.plan.stage,
-            "result": self.in_words(),
-            "seconds": round(sum(self.seconds.values())),
-        }
 
 
 @contextmanager
@@ -232,15 +140,7 @@ class Retraining:
                 bert_logits=bert,
             )
         count = sum(e.corpus == "corrections" for e in data.part("train"))
-        stage: Stage = "none"
-        for name, enough in (
-            ("linear", LINEAR_FROM),
-            ("head", HEAD_FROM),
-            ("upper", UPPER_FROM),
-            ("whole", WHOLE_FROM),
-        ):
-            if count >= enough:
-                stage = name  # type: ignore[assignment]
+        stage = stage_for(count)
         reason = f"{count} corrections to train on"
         if stage not in {"none", "linear"} and not (self._incumbent.path / WEIGHTS_FILE).exists():
             stage, reason = "linear", "the incumbent has no weights to go on from"

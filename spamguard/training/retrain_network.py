@@ -13,10 +13,14 @@ from spamguard.model.store import ModelVersion
 from spamguard.training.dataset import Example
 from spamguard.training.export import export_network, load_network
 from spamguard.training.loop import Settings, network_logits, train_network
-from spamguard.training.retrain import EPOCHS, LEARNING_RATE, UPPER_LAYERS, Stage
+from spamguard.training.plan import Stage
 from spamguard.verdict import Thresholds
 
 _SAY_EVERY = 50  # steps
+UPPER_LAYERS = 2  # that "upper" lets learn
+LEARNING_RATE = 5e-5
+HEAD_FASTER = 10  # a head alone learns with a rate for one layer
+EPOCHS = 2.0
 
 
 def fine_tune(
@@ -55,7 +59,7 @@ def fine_tune(
     settings = Settings(
         epochs=EPOCHS,
         max_tokens=incumbent.max_tokens,
-        learning_rate=LEARNING_RATE * (10 if stage == "head" else 1),
+        learning_rate=LEARNING_RATE * (HEAD_FASTER if stage == "head" else 1),
         freeze_layers=frozen,
         seed=seed,
     )

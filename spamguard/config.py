@@ -44,6 +44,16 @@ def _endpoint(value: str) -> str:
     return value
 
 
+def _is_loopback(endpoint: str) -> bool:
+    host = endpoint.rpartition(":")[0].strip("[]")
+    if endpoint.startswith("unix:") or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _network(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -123,6 +133,21 @@ class Spamd(_Section):
     listen: tuple[Endpoint, ...] = ()
     socket_mode: SocketMode = "0660"
     allow_tell: bool = False
+
+
+class Http(_Section):
+    """The HTTP door; closed unless it is told where to listen."""
+
+    listen: tuple[Endpoint, ...] = ()
+    socket_mode: SocketMode = "0660"
+    token_file: Annotated[str, AfterValidator(_absolute)] = ""
+
+    @model_validator(mode="after")
+    def _safe(self) -> "Http":
+        for endpoint in self.listen:
+            if not self.token_file and not _is_loopback(endpoint):
+                raise ValueError(f"token_file: expected one, since {endpoint} is not loopback")
+        return self
 
 
 class Model(_Section):
@@ -306,6 +331,7 @@ class Config(_Section):
     milter: Milter = Milter()
     smtp: Smtp = Smtp()
     spamd: Spamd = Spamd()
+    http: Http = Http()
     model: Model = Model()
     policy: PolicySection = PolicySection()
     quarantine: QuarantineSection = QuarantineSection()

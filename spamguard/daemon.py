@@ -37,7 +37,7 @@ from spamguard.upkeep import Upkeep
 log = logging.getLogger(__name__)
 
 # Sections of the configuration that a reload does not apply.
-_NEED_RESTART = ("milter", "smtp", "spamd", "paths", "reports", "feedback", "retrain")
+_NEED_RESTART = ("milter", "smtp", "spamd", "http", "paths", "reports", "feedback", "retrain")
 
 
 class Daemon:
@@ -113,7 +113,7 @@ class Daemon:
         try:
             await self.pool.start()
             await self.pool.score(WARM_UP_MESSAGE, timeout_seconds=60)
-            await self.doors.open(self.filter)
+            await self.doors.open(self.filter, self.status)
             await self._start_control(control)
             self._watch_models(observer, loop)
             await self.upkeep.start()

@@ -4,10 +4,12 @@ What goes on behind each is its own module under `frontends/`; nothing is decide
 """
 
 import asyncio
+import os
 import socket
-from collections.abc import Callable
+import stat
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from spamguard.config import Config
 from spamguard.errors import ConfigError
@@ -18,6 +20,8 @@ from spamguard.frontends.spamd import SpamdServer
 from spamguard.next_hop import NextHop
 from spamguard.observe import Metrics
 from spamguard.report import CorrectionSink, ReportDesk
+
+MIN_TOKEN_CHARS = 16  # 128 bits in hexadecimal are twice that
 
 
 class Door(Protocol):
@@ -61,11 +65,17 @@ class Doors:
         self._open: list[Door] = []
         self.addresses: dict[str, list[str]] = {}
 
-    async def open(self, mail_filter: Filter) -> None:
+    async def open(
+        self, mail_filter: Filter, status: Callable[[], Awaitable[dict[str, Any]]]
+    ) -> None:
         """Open every door that is configured.
 
+        Args:
+            mail_filter: the core.
+            status: what `spamguard status` shows.
+
         Raises:
-            ConfigError: an address cannot be listened on.
+            ConfigError: an address cannot be listened on, or the token file is no use.
         """
         config = self._config
         if config.milter.listen:
@@ -76,6 +86,9 @@ class Doors:
         if config.spamd.listen:
             spamd = self._spamd(mail_filter)
             await self._listen("spamd", spamd, config.spamd.listen, config.spamd.socket_mode)
+        if config.http.listen:
+            http = self._http(mail_filter, status)
+            await self._listen("http", http, config.http.listen, config.http.socket_mode)
 
     async def drain(self, deadline_seconds: float) -> None:
         """Close all doors once what is in flight has been finished."""
@@ -119,6 +132,20 @@ class Doors:
             max_message_bytes=self._config.max_message_bytes,
         )
 
+    def _http(self, mail_filter: Filter, status: Callable[[], Awaitable[dict[str, Any]]]) -> Door:
+        # The web framework costs 10 MB and a tenth of a second: only who wants it pays.
+        from spamguard.frontends.http.server import HttpServer
+
+        return HttpServer(
+            mail_filter,
+            self._sink,
+            status=status,
+            tokens=read_tokens(self._config.http.token_file),
+            metrics=self._metrics,
+            clock=self._clock,
+            max_message_bytes=self._config.max_message_bytes,
+        )
+
     async def _listen(
         self, name: str, door: Door, endpoints: tuple[str, ...], socket_mode: str
     ) -> None:
@@ -139,3 +166,27 @@ class Doors:
                     f"{name}.listen = {endpoint!r}: {error.strerror or error}"
                 ) from error
             self.addresses.setdefault(name, []).append(bound)
+
+
+def read_tokens(path: str) -> tuple[bytes, ...]:
+    """Return the tokens of a file that nobody else can read; none without a path.
+
+    Raises:
+        ConfigError: it cannot be read, others can read it, or its tokens are too short.
+    """
+    if not path:
+        return ()
+    try:
+        with Path(path).open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            tokens = tuple(line.strip() for line in file if line.strip())
+    except OSError as error:
+        raise ConfigError(f"http.token_file = {path!r}: {error.strerror or error}") from error
+    if mode & 0o077:
+        raise ConfigError(f"http.token_file = {path!r}: mode {mode:04o}, expected 0600")
+    if not tokens or min(map(len, tokens)) < MIN_TOKEN_CHARS:
+        raise ConfigError(
+            f"http.token_file = {path!r}: expected a token of {MIN_TOKEN_CHARS} characters or more"
+            " on each line"
+        )
+    return tokens

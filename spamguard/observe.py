@@ -4,10 +4,13 @@ One line an event: ``key=value`` pairs (logfmt) on a terminal and in the journal
 request. Nothing here ever gets a message body or a password; the log context carries ids.
 """
 
+import bisect
 import collections
 import contextvars
+import itertools
 import json
 import logging
+import math
 import sys
 import textwrap
 import time
@@ -98,8 +101,12 @@ def set_up_logging(level: str = "info", log_format: str = "logfmt") -> None:
     logging.getLogger("spamguard").setLevel(level.upper())
 
 
+# Upper ends of the histogram's buckets, in seconds: from a linear model alone to the deadline.
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, math.inf)
+
+
 class Metrics:
-    """Counters since the start, by name and one label, for `spamguard status`.
+    """Counters since the start, by name and one label, for `spamguard status` and /metrics.
 
     Only the event loop's thread writes, so there is no lock.
     """
@@ -107,14 +114,23 @@ class Metrics:
     def __init__(self) -> None:
         self._counts: collections.Counter[str] = collections.Counter()
         self._latencies_ms: collections.deque[float] = collections.deque(maxlen=2048)
+        self._buckets = [0] * len(LATENCY_BUCKETS)
+        self._latency_seconds = 0.0
 
     def count(self, name: str, label: str = "", by: int = 1) -> None:
         """Add ``by`` to the counter ``name`` (``name.label`` when a label is given)."""
         self._counts[f"{name}.{label}" if label else name] += by
 
     def observe_latency(self, milliseconds: float) -> None:
-        """Remember how long one message took, for the percentiles of the last 2,048."""
+        """Remember how long one message took: percentiles of the last 2,048, and the histogram."""
         self._latencies_ms.append(milliseconds)
+        self._buckets[bisect.bisect_left(LATENCY_BUCKETS, milliseconds / 1000)] += 1
+        self._latency_seconds += milliseconds / 1000
+
+    def latency_histogram(self) -> tuple[list[tuple[float, int]], float]:
+        """Return (upper end in seconds, messages up to it) for each bucket, and all seconds."""
+        counts = itertools.accumulate(self._buckets)
+        return list(zip(LATENCY_BUCKETS, counts, strict=True)), self._latency_seconds
 
     def snapshot(self) -> dict[str, float]:
         """Return all counters and, once a message was seen, latency percentiles in ms."""

@@ -35,6 +35,10 @@ ALLOWED = {
         "wire", "filter", "next_hop", "handover", "message", "report", "verdict", "errors", "observe",
         "frontends.listener", "frontends.points",
     },
+    "frontends.http": {
+        "filter", "message", "report", "verdict", "errors", "observe", "frontends.http",
+        "frontends.listener", "frontends.points",
+    },
     "frontends.milter": {
         "wire", "filter", "message", "report", "verdict", "errors", "observe",
         "frontends.milter_transaction", "frontends.listener",

@@ -1,0 +1,1 @@
+"""The HTTP door; `server.py` puts its routes together."""

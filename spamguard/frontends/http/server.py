@@ -1,0 +1,183 @@
+"""The HTTP door: our JSON API, rspamd's, Stalwart's hooks, and what monitoring asks for.
+
+Starlette routes, uvicorn speaks HTTP inside the daemon's own event loop, without signal handlers
+or log configuration of its own. Closed unless it is told where to listen. Plain HTTP: for other
+machines put a server with TLS before it.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from spamguard.filter import Clock, Filter
+from spamguard.frontends.http import api, rspamd, stalwart
+from spamguard.frontends.http import status as monitoring
+from spamguard.frontends.http.requests import READ_SECONDS, Site
+from spamguard.frontends.http.status import Status
+from spamguard.frontends.listener import BACKLOG
+from spamguard.observe import Metrics
+from spamguard.report import CorrectionSink
+
+MAX_CONNECTIONS = 100  # each may keep a whole message in memory; more get 503
+KEEP_ALIVE_SECONDS = 60
+MAX_HEAD_BYTES = 64 * 1024  # request line and header: rspamd's clients send recipients there
+
+
+class HttpServer:
+    """Listens, and answers requests.
+
+    Args:
+        mail_filter: the core.
+        sink: where reports end.
+        status: what `spamguard status` shows.
+        tokens: any of them opens the door; none: no report is taken.
+        metrics: counters.
+        clock: wall clock.
+        max_message_bytes: larger messages are refused.
+        read_seconds: for a body to come in.
+    """
+
+    def __init__(
+        self,
+        mail_filter: Filter,
+        sink: CorrectionSink,
+        *,
+        status: Status,
+        tokens: tuple[bytes, ...],
+        metrics: Metrics,
+        clock: Clock,
+        max_message_bytes: int,
+        read_seconds: float = READ_SECONDS,
+    ) -> None:
+        self._site = Site(
+            filter=mail_filter,
+            sink=sink,
+            tokens=tokens,
+            metrics=metrics,
+            clock=clock,
+            max_message_bytes=max_message_bytes,
+            read_seconds=read_seconds,
+        )
+        self._status = status
+        self._servers: list[tuple[_Server, asyncio.Task[None]]] = []
+        self._unix_paths: list[Path] = []
+        self._is_draining = False
+
+    async def start_tcp(self, host: str, port: int) -> tuple[str, int]:
+        """Listen on TCP; port 0 takes a free one. Returns the address bound.
+
+        Raises:
+            OSError: the address is taken or not ours.
+        """
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
+        listening = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        bound: tuple[str, int] = listening.getsockname()[:2]
+        await self._start(listening)
+        return bound
+
+    async def start_unix(self, path: Path, mode: int) -> None:
+        """Listen on a Unix socket with the given file mode, replacing a stale socket.
+
+        Raises:
+            OSError: the directory is missing or not ours, or there is another kind of file.
+        """
+        if path.is_socket():
+            path.unlink()
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listening.bind(str(path))
+            path.chmod(mode)
+        except OSError:
+            listening.close()
+            raise
+        self._unix_paths.append(path)
+        await self._start(listening)
+
+    async def _start(self, listening: socket.socket) -> None:
+        is_unix = listening.family == socket.AF_UNIX
+        config = uvicorn.Config(
+            self._application(is_unix=is_unix),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=BACKLOG,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        )
+        server = _Server(config)
+        task = asyncio.create_task(server.serve(sockets=[listening]))
+        self._servers.append((server, task))
+        while not server.started and not task.done():
+            await asyncio.sleep(0)
+        if task.done():
+            task.result()
+
+    def _application(self, *, is_unix: bool) -> ASGIApp:
+        site = replace(self._site, is_unix=is_unix)
+        routes = [
+            *api.routes(site),
+            *rspamd.routes(site, self._status),
+            *stalwart.routes(site),
+            *monitoring.routes(site, self._status, lambda: self._is_draining),
+        ]
+        application = Starlette(routes=routes, exception_handlers={HTTPException: _as_json})
+        return _counted(application, site.metrics)
+
+    async def drain(self, deadline_seconds: float) -> None:
+        """Stop accepting, answer what is in flight, then cut the rest."""
+        self._is_draining = True
+        for server, _ in self._servers:
+            # At least 1: uvicorn takes 0 for "wait for ever".
+            server.config.timeout_graceful_shutdown = max(1, round(deadline_seconds))
+            server.should_exit = True
+        for path in self._unix_paths:
+            path.unlink(missing_ok=True)
+        await asyncio.gather(*(task for _, task in self._servers))
+        for server, _ in self._servers:
+            for connection in list(server.server_state.connections):
+                connection.transport.abort()
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn that leaves signals to the daemon."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _as_json(request: Request, error: Exception) -> Response:
+    """Answer a refusal as every client of JSON expects it."""
+    del request
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+def _counted(application: ASGIApp, metrics: Metrics) -> ASGIApp:
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        async def note(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                metrics.count("http_responses", str(message["status"]))
+            await send(message)
+
+        await application(scope, receive, note)
+
+    return counted

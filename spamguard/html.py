@@ -30,6 +30,11 @@ _PIECE = re.compile(
     r"|float\s*:\s*left)\s*;?\s*[\"']\s*>([^\s<>]{1,20})</\1>",
     re.IGNORECASE,
 )
+# So many empty lines that no reader scrolls past them; they stay in the text as `GAP`.
+GAP = "\ue000"  # for private use (Unicode 23.5): no letter of any text
+_EMPTY_LINES = re.compile(
+    r"(?:<(?:br|p|div)\b[^<>]{0,60}+>(?:\s|&nbsp;|\xa0|</(?:p|div)>)*+){20,}+", re.IGNORECASE
+)
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
 _ANY_TAG = re.compile(r"<!--.{0,2000}?-->|<[^<>]{0,2000}>", re.DOTALL)
 _VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
@@ -91,6 +96,7 @@ def extract(source: str) -> Page:
         return Page(text=text[:MAX_TEXT_CHARS], defects=("html-nesting",), truncated=True)
     if "inline" in source or "float" in source:
         source = _PIECE.sub(r"<span>\2</span>", source)
+    source = _EMPTY_LINES.sub(f"<br>{GAP}<br>", source)
     tree = LexborHTMLParser(_BLOCK.sub("\n<", source))
     root = tree.body or tree.root
     if root is None:

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 from spamguard.disguise import SUSPICIOUS_RUNS, undisguise
-from spamguard.html import registered_domain
+from spamguard.html import GAP, registered_domain
 from spamguard.message import ParsedMessage, domain_of_address
 
 MAX_TEXT_CHARS = 6000  # what any model of ours may look at; the BERT takes less
@@ -23,6 +23,8 @@ MAX_SOURCE_CHARS = 24_000  # normalised at most, so that the work is bounded
 MAX_SUBJECT_CHARS = 200
 MAX_NAME_CHARS = 60
 MAX_DOMAINS = 3
+MIN_PART_CHARS = 40  # a text of its own, far from the rest; less is a greeting or a page number
+SHOWN_OF_PART_CHARS = 250  # about half of what the BERT reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,7 @@ class ModelInput:
 def build_model_input(message: ParsedMessage) -> ModelInput:
     """Render what the model reads of a message. Pure and bounded."""
     subject, subject_disguised = undisguise(message.header("subject")[:MAX_SUBJECT_CHARS])
-    body, body_disguised = undisguise(_visible_text(message))
+    body, body_disguised = undisguise(_each_part(_visible_text(message)))
     body = _shorten_addresses(body)
     from_name, from_address = message.address("from")
     from_name, name_disguised = undisguise(from_name[:MAX_NAME_CHARS])
@@ -68,6 +70,20 @@ def _visible_text(message: ParsedMessage) -> str:
         half = MAX_SOURCE_CHARS // 2
         text = f"{text[:half]}\n{text[-half:]}"
     return text
+
+
+def _each_part(text: str) -> str:
+    """Show the beginning of each text, where several stand too far apart to be read together.
+
+    One of them may be there for filters alone. Which, is for the model to say: honest mail has
+    such gaps too (a mail service's advertisement far below), so nothing is concluded from them.
+    """
+    parts = [part.strip() for part in (text.split(GAP) if GAP in text else _FAR.split(text))]
+    texts = [part for part in parts if len(part) >= MIN_PART_CHARS]
+    if len(texts) < 2:
+        return text.replace(GAP, "\n")
+    shortest = min(map(len, texts))
+    return "\n".join(part[: max(shortest, SHOWN_OF_PART_CHARS)] for part in parts)
 
 
 def _notes(message: ParsedMessage, from_name: str, from_address: str) -> list[str]:
@@ -106,6 +122,7 @@ def _short(domain: str) -> str:
 
 # -- text ------------------------------------------------------------------------------------
 
+_FAR = re.compile(r"\n(?:[ \t\xa0>]*+\r?\n){19,}+")
 _ADDRESS = re.compile(r"([\w.+-]{1,64})@((?:[\w-]{1,63}\.)+[a-z]{2,18})", re.IGNORECASE)
 _URL = re.compile(r"(?:https?://|www\.)([^\s/<>\"')\]?#:]{3,253})[^\s<>\"')\]]*", re.IGNORECASE)
 _LONG_NUMBER = re.compile(r"\d(?:[\d.,/-]*\d){4,}")

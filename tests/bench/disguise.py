@@ -98,7 +98,7 @@ def _show(figures):
     table.add_column("disguise", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True, min_width=5)
     for name, limit in limits.items():
-        for column in (f"{name}\nfrom {limit:.4g}", "dis-\nguised", "interval", "lost"):
+        for column in (f"{name}\nfrom {limit:.4g}", "after", "interval", "lost"):
             table.add_column(column, justify="right", no_wrap=True)
     for label, row in figures["disguises"].items():
         cells = []

@@ -438,28 +438,41 @@ def _stuffed(style):
 # -- form ----------------------------------------------------------------------------------------
 
 
-def preamble(raw, generator):
-    """600 honest words, visible, before the text."""
-    honest = honest_words(generator, 600)
+def _preamble(empty_lines):
+    def put_before(raw, generator):
+        honest = honest_words(generator, 600)
 
-    def page(source):
-        matched = _BODY.search(source)
-        at = matched.end() if matched else 0
-        return source[:at] + "<p>" + html.escape(honest) + "</p><br>" * 30 + source[at:]
+        def page(source):
+            matched = _BODY.search(source)
+            at = matched.end() if matched else 0
+            before = f"<p>{html.escape(honest)}</p>" + "<br>" * empty_lines
+            return source[:at] + before + source[at:]
 
-    return rewritten(raw, text=lambda source: honest + "\n" * 40 + source, page=page)
+        return rewritten(
+            raw, text=lambda source: honest + "\n" * (empty_lines + 1) + source, page=page
+        )
+
+    put_before.__doc__ = f"600 honest words, visible, {empty_lines} lines above the text."
+    return put_before
 
 
-def appendix(raw, generator):
-    """600 honest words, visible, far below the text."""
-    honest = honest_words(generator, 600)
+def _appendix(empty_lines):
+    def put_behind(raw, generator):
+        honest = honest_words(generator, 600)
 
-    def page(source):
-        at = source.lower().rfind("</body")
-        at = len(source) if at < 0 else at
-        return source[:at] + "<br>" * 60 + "<p>" + html.escape(honest) + "</p>" + source[at:]
+        def page(source):
+            at = source.lower().rfind("</body")
+            at = len(source) if at < 0 else at
+            return (
+                source[:at] + "<br>" * empty_lines + f"<p>{html.escape(honest)}</p>" + source[at:]
+            )
 
-    return rewritten(raw, text=lambda source: source + "\n" * 60 + honest, page=page)
+        return rewritten(
+            raw, text=lambda source: source + "\n" * (empty_lines + 1) + honest, page=page
+        )
+
+    put_behind.__doc__ = f"600 honest words, visible, {empty_lines} lines below the text."
+    return put_behind
 
 
 def image_only(raw, generator):
@@ -495,7 +508,9 @@ DISGUISES = {
     "letters as entities": entities,
     "hidden letters in words": hidden_letters,
     **{f"stuffing, {style}": _stuffed(style) for style in _HIDING},
-    "honest preamble": preamble,
-    "honest appendix": appendix,
+    "honest words far above": _preamble(40),
+    "honest words far below": _appendix(60),
+    "honest words above": _preamble(1),
+    "honest words below": _appendix(1),
     "image and link only": image_only,
 }

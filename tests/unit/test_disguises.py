@@ -38,7 +38,10 @@ Content-Type: text/plain; charset=utf-8\r
 """.encode()
 # Not undone: text that is not there, honest words that are, and what honest text also does.
 # Those are for training; see training/augment.py.
-NOT_UNDONE = {"honest preamble", "honest appendix", "image and link only", "leetspeak"}
+NOT_UNDONE = {
+    "honest words far above", "honest words far below", "honest words above", "honest words below",
+    "image and link only", "leetspeak",
+}  # fmt: skip
 NOTES = ("disguised words", "invisible filler")
 
 

@@ -230,6 +230,8 @@ def test_letters_that_css_turns_are_read_as_shown():
         "<p style='font-size:0'>" + "<i>x</i>" * 20_000,
         "<p style='color:#fff'>x" * 10_000,
         "<bdo dir=rtl>x" * 60,
+        ("<br>" + " " * 1000) * 19 * 10,
+        ("<br>" * 19 + "x") * 3_000,
         "<div style='display:inline'" + " a" * 100_000,
     ],
 )

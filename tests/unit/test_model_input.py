@@ -102,6 +102,32 @@ def test_long_text_keeps_head_and_tail_and_says_so():
     assert built.text.endswith("the end")
 
 
+HONEST = "we met the neighbours in the garden and talked about the summer " * 20
+PITCH = "win the lottery today, send your bank details to claim it"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (f"{PITCH}{chr(10) * 30}{HONEST}", "text/plain"),
+        (f"{HONEST}{(' ' + chr(13) + chr(10)) * 30}{PITCH}", "text/plain"),
+        (f"<p>{PITCH}</p>{'<br>' * 30}<p>{HONEST}</p>", "text/html"),
+        (f"<p>{HONEST}</p>{'<p>&nbsp;</p> ' * 30}<p>{PITCH}</p>", "text/html"),
+    ],
+)
+def test_of_texts_far_apart_each_is_shown(body, content_type):
+    text = text_of("Subject: s", body=body, content_type=f"{content_type}; charset=utf-8")
+    subject, first, second = text.split("\n")
+    assert subject == "s"
+    assert {first, second} == {PITCH, HONEST[:250].strip()}
+
+
+@pytest.mark.parametrize("gap", ["\n" * 8, "\n" * 40 + "page 2" + "\n" * 40])
+def test_empty_lines_alone_cost_no_text(gap):
+    text = text_of("Subject: s", body=f"{HONEST}{gap}")
+    assert text.count("neighbours") == 20
+
+
 def test_the_worst_text_is_read_within_half_a_second():
     for body in (
         "a " * 300_000,
@@ -109,6 +135,8 @@ def test_the_worst_text_is_read_within_half_a_second():
         "1a" * 300_000,
         "\u200b" * 300_000,
         "@a." * 200_000,
+        "\n" * 19 + "a\n" * 100_000,
+        "\n " * 300_000,
     ):
         message = parse_message(b"Content-Type: text/plain; charset=utf-8\r\n\r\n" + body.encode())
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The classical classifier: logistic regression on hashed word 1-2-grams, in numpy.
+"""The classical classifier: logistic regression on hashed character 5-grams, in numpy.
 
 It judges in a third of a millisecond, learns one message in a few hundredths, needs no torch,
 and is what is used where corrections are too few for a BERT. It also stands beside the BERT
@@ -7,11 +7,11 @@ is better than either (`calibration.py`).
 
 Weights are one float32 vector of 2**`bits`, indexed by a hash (Weinberger et al. 2009,
 "Feature Hashing for Large Scale Multitask Learning"); learning is AdaGrad (Duchi et al. 2011).
+Characters beat words by far where it is hard: on phishing of 2022-25 against modern ham (1-ROCA)
+is 0.65 % against 1.5 % with word 1-2-grams, on spam that is not English 0.7 % against 1.8 %, at
+the same cost; CARD.md of the shipped model has the table.
 """
 
-import itertools
-import re
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,30 +22,34 @@ from safetensors.numpy import load_file, save_file
 
 from spamguard.errors import ModelLoadError
 
-MAX_CHARS = 4000  # of the model input; more changes few verdicts and costs in proportion
-DEFAULT_BITS = 18
+MAX_CHARS = 3000  # of the model input; more changes few verdicts and costs in proportion
+DEFAULT_BITS = 20
+NGRAM = 5  # characters
 _EPSILON = 1e-6
 _LEARNED = 0.05  # sum of squared gradients that a model to go on from counts as
 
-# Words of alphabetic scripts; scripts written without blanks become single characters, whose
-# bigrams are what a word is elsewhere. A currency sign, "!" and "%" are words in spam.
-_TOKEN = re.compile(
-    r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+|[!$€£¥%?@#…]", re.UNICODE
-)
+# Multiplicative hashing in 32 bits (Knuth, TAOCP volume 3, section 6.4; the constants are odd
+# and without pattern): letters are spread first, so that neighbours in Unicode are far apart.
+_SPREAD, _STEP, _FINISH = np.uint32(0x85EBCA6B), np.uint32(0x9E3779B1), np.uint32(0xC2B2AE35)
 
 
 def features(text: str, bits: int = DEFAULT_BITS) -> npt.NDArray[np.uint32]:
     """Return the sorted, distinct feature indices of a model input, each below 2**bits.
 
-    The first line (the subject) counts a second time under names of its own.
+    A feature is five characters in a row, in lower case, white space as one blank: words of
+    every language with their endings and what stands beside them, also where no blanks divide
+    them and where letters were changed.
     """
-    mask = (1 << bits) - 1
-    subject, _, _ = text.partition("\n")
-    words = _TOKEN.findall(text[:MAX_CHARS].casefold())
-    names = [*words, *(f"{a} {b}" for a, b in itertools.pairwise(words))]
-    names += [f"subject:{word}" for word in _TOKEN.findall(subject[:200].casefold())]
-    hashes = [zlib.crc32(name.encode("utf-8", "surrogatepass")) & mask for name in names]
-    return np.unique(np.array(hashes, dtype=np.uint32))
+    plain = " ".join(text[:MAX_CHARS].casefold().split())
+    letters = np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    letters = letters.astype(np.uint32) * _SPREAD
+    letters ^= letters >> np.uint32(13)
+    hashes = letters
+    for offset in range(1, NGRAM):
+        hashes = hashes[:-1] * _STEP + letters[offset:] if len(hashes) > 1 else hashes[:0]
+    hashes = hashes * _FINISH
+    hashes ^= hashes >> np.uint32(15)
+    return np.unique(hashes >> np.uint32(32 - bits))
 
 
 class LinearModel:

@@ -123,12 +123,12 @@ async def test_a_cancelled_wait_gives_the_scorer_back(start):
 
 async def test_switching_versions_under_load_fails_no_message(start, tmp_path):
     pool = await start(workers=2)
-    new = ModelVersion.read(write_toy_model(tmp_path / "new", name="toy-2", spam_words=["tea"]))
+    new = ModelVersion.read(write_toy_model(tmp_path / "new", name="toy-2", spam_words=["teatime"]))
     seen = set()
 
     async def load():
         while "toy-2" not in seen:
-            seen.add((await pool.score(message("tea"), timeout_seconds=20)).model_version)
+            seen.add((await pool.score(message("teatime"), timeout_seconds=20)).model_version)
 
     tasks = [asyncio.create_task(load()) for _ in range(4)]
     await asyncio.sleep(0.1)
@@ -136,7 +136,7 @@ async def test_switching_versions_under_load_fails_no_message(start, tmp_path):
     async with asyncio.timeout(30):
         await asyncio.gather(*tasks)
     assert seen == {"toy-1", "toy-2"}
-    assert (await pool.score(message("tea"), timeout_seconds=20)).spam_probability > 0.9
+    assert (await pool.score(message("teatime"), timeout_seconds=20)).spam_probability > 0.9
     assert len(pool.process_ids) == 2
 
 

@@ -20,7 +20,7 @@ def write_toy_model(path: Path, *, name="toy-1", spam_words=SPAM_WORDS):
     weights = np.zeros(1 << DEFAULT_BITS, dtype=np.float32)
     for word in spam_words:
         weights[features(f"\n{word}")] = 60.0
-    weights[features("\nmaybe")] = 18.0
+    weights[features("\nmaybe")] = 36.0
     LinearModel(weights, -4.0).save(path / LINEAR_FILE)
     Calibration(bert=0.0, linear=1.0, bias=0.0).save(path / CALIBRATION_FILE)
     write_manifest(

@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from spamguard.errors import ConfigError
-from spamguard.verdict import Disposition, Policy, SenderList, Thresholds
+from spamguard.verdict import LOWEST_UNSURE, Disposition, Policy, SenderList, Thresholds
 
 DEFAULT_PATH = Path("/etc/spamguard/spamguard.toml")
 ENVIRONMENT_PREFIX = "SPAMGUARD_"
@@ -170,6 +170,8 @@ class Model(_Section):
             raise ValueError("unsure_threshold and spam_threshold: expected both or neither")
         if unsure is not None and spam is not None and unsure > spam:
             raise ValueError("unsure_threshold: expected at most spam_threshold")
+        if unsure is not None and unsure < LOWEST_UNSURE:
+            raise ValueError(f"unsure_threshold: expected at least {LOWEST_UNSURE}")
         return self
 
     @property

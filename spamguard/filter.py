@@ -199,6 +199,8 @@ class Filter:
         self._metrics.count("messages")
         self._metrics.count("verdict", verdict.label)
         self._metrics.count("disposition", action.disposition)
+        if score:
+            self._metrics.count("decided_by", score.decided_by)
         self._metrics.observe_latency(milliseconds)
         log.info(
             "verdict",

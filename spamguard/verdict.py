@@ -43,6 +43,11 @@ class Disposition(enum.StrEnum):
     DEFER = "defer"
 
 
+# Whatever is likelier ham than spam is ham: no unsure threshold of an administrator is lower, so
+# that the classifier may leave out what could not bring a message up to it.
+LOWEST_UNSURE = 0.5
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
     """Where unsure and spam begin, as spam probabilities; ``0 <= unsure <= spam <= 1``."""
@@ -71,7 +76,8 @@ class Score:
         authentication_results: the topmost Authentication-Results fields (RFC 8601), bounded.
         truncated: whether the model saw only a part of the message.
         simhash: 64 bits that near-duplicates share (`campaign.simhash`), or None.
-        unknown_share, projection: for seeing drift, see `model.classifier.Judgement`.
+        decided_by: which part of the model, see `model.classifier.Judgement`.
+        unknown_share, projection: for seeing drift, see there too.
         defects: what was wrong with the message's form.
         milliseconds: time in the scorer, without waiting.
     """
@@ -84,7 +90,8 @@ class Score:
     authentication_results: tuple[str, ...] = ()
     truncated: bool = False
     simhash: int | None = None
-    unknown_share: float = 0.0
+    decided_by: str = "linear"
+    unknown_share: float | None = None
     projection: tuple[float, ...] = ()
     defects: tuple[str, ...] = ()
     milliseconds: float = 0.0

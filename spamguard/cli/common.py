@@ -64,6 +64,16 @@ def ask_daemon(context: Context, command: str) -> dict[str, Any]:
     return answer
 
 
+def warn_if_pinned(settings: Config) -> None:
+    """Say so when the daemon does not follow promotions."""
+    if pinned := settings.model.version:
+        click.echo(
+            f"spamguard: model.version = {pinned!r}: the daemon goes on with it; "
+            'set it to "" to follow promotions',
+            err=True,
+        )
+
+
 def each(message_ids: tuple[str, ...], act: Callable[[str], str]) -> None:
     """Act on every id, report each, and end with the code of the first failure."""
     code = 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from spamguard.cli.common import Context, needs, show
+from spamguard.cli.common import Context, needs, show, warn_if_pinned
 
 
 @click.group()
@@ -72,6 +72,7 @@ def models_promote(context: Context, name: str, force: bool, reason: str) -> Non
         store.adopt(version.path, version.name)
     store.promote(version.name, by=getpass.getuser(), reason=reason)
     click.echo(f"{version.name} is in use")
+    warn_if_pinned(context.read())
 
 
 @models.command("rollback")
@@ -81,6 +82,7 @@ def models_rollback(context: Context, reason: str) -> None:
     """Go back to the version before; the running daemon takes it over within seconds."""
     name = context.models().roll_back(by=getpass.getuser(), reason=reason)
     click.echo(f"{name} is in use again")
+    warn_if_pinned(context.read())
 
 
 @models.command("history")

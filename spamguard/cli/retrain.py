@@ -8,7 +8,7 @@ import time
 
 import click
 
-from spamguard.cli.common import Context, needs, show
+from spamguard.cli.common import Context, needs, show, warn_if_pinned
 from spamguard.cli.corrections import open_corrections
 from spamguard.errors import TrainingError
 
@@ -90,6 +90,8 @@ def retrain(
         if result.decision is not None:
             show(gate_table(result.decision.rules, result.version))
         click.echo(result.in_words())
+    if result.promoted:
+        warn_if_pinned(settings)
     sys.stdout.flush()
 
 

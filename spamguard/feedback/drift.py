@@ -3,7 +3,8 @@
 Four signals, compared by the population stability index (PSI; Siddiqi 2006, "Credit Risk
 Scorecards": below 0.1 nothing, from 0.25 a shift): the score's distribution, the share of
 unsure verdicts (as part of it), the share of unknown tokens, and where the pooled embedding
-lies, on eight fixed random directions. The reference is this site's own mail, the first
+lies, on eight fixed random directions (the last two of the mail that the BERT was asked about).
+The reference is this site's own mail, the first
 `REFERENCE_MESSAGES` that a version judged here: against the mix it was trained on every site
 would look shifted on its first day.
 
@@ -39,7 +40,7 @@ class _Seen:
 
     probability: float
     label: Label
-    unknown_share: float
+    unknown_share: float | None
     projection: tuple[float, ...]
 
 
@@ -176,7 +177,9 @@ def reference_of(seen: Sequence[_Seen], like: Reference | None = None) -> Refere
         projection.append((mean, deviation, histogram(scaled, _PROJECTION_BINS)))
     return Reference(
         score=histogram([s.probability for s in seen], SCORE_BINS),
-        unknown=histogram([s.unknown_share for s in seen], UNKNOWN_BINS),
+        unknown=histogram(
+            [s.unknown_share for s in seen if s.unknown_share is not None], UNKNOWN_BINS
+        ),
         projection=projection,
         unsure_share=sum(s.label is Label.UNSURE for s in seen) / count,
         spam_share=sum(s.label is Label.SPAM for s in seen) / count,

@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from spamguard.errors import ModelLoadError
 
+# What the BERT says counts no more than this either way. On 14,160 messages it said -7.4 to 7.4:
+# nothing changes but that its say is bounded, see `Calibration.settles`.
+BERT_LIMIT = 8.0
 _MAX_LOGIT = 40.0  # beyond this a double is 0 or 1
 _RIDGE = 1e-3  # keeps the fit finite when held-out mail is separated perfectly
 _ITERATIONS = 50
@@ -39,6 +42,10 @@ class Calibration:
         """Return the spam probability, 0 to 1, for one message."""
         logit = self.bert * bert_logit + self.linear * linear_logit + self.bias
         return float(1 / (1 + np.exp(-np.clip(logit, -_MAX_LOGIT, _MAX_LOGIT))))
+
+    def settles(self, linear_logit: float, threshold: float) -> bool:
+        """Return whether a message lies below a threshold whatever the BERT would say."""
+        return self.probability(BERT_LIMIT, linear_logit) < threshold
 
     def probabilities(
         self, bert_logits: npt.NDArray[np.float64], linear_logits: npt.NDArray[np.float64]

@@ -47,6 +47,7 @@ class MessageScorer:
             authentication_results=message.authentication_results,
             truncated=model_input.truncated,
             simhash=simhash(model_input.text),
+            decided_by=judgement.decided_by,
             unknown_share=judgement.unknown_share,
             projection=judgement.projection,
             defects=message.defects,

@@ -123,7 +123,9 @@ def _short(domain: str) -> str:
 # -- text ------------------------------------------------------------------------------------
 
 _FAR = re.compile(r"\n(?:[ \t\xa0>]*+\r?\n){19,}+")
-_ADDRESS = re.compile(r"([\w.+-]{1,64})@((?:[\w-]{1,63}\.)+[a-z]{2,18})", re.IGNORECASE)
+_ADDRESS = re.compile(
+    r"(?<![\w.+-])([\w.+-]{1,64}+)@((?:[\w-]{1,63}\.)+[a-z]{2,18})", re.IGNORECASE
+)
 _URL = re.compile(r"(?:https?://|www\.)([^\s/<>\"')\]?#:]{3,253})[^\s<>\"')\]]*", re.IGNORECASE)
 _LONG_NUMBER = re.compile(r"\d(?:[\d.,/-]*\d){4,}")
 _LONG_RUN = re.compile(r"([^\w\s])\1{3,}")  # rulers: ---- ==== ****

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from tests.bench import load, process, retraining, trouble
+from tests.bench.chaos import chaos
 from tests.bench.disguise import disguise
 from tests.bench.report import console, machine
 
@@ -17,6 +18,7 @@ BENCHES = {
     "postfix": load.postfix,
     "hostile": trouble.hostile,
     "custody": trouble.custody,
+    "chaos": chaos,
     "retrain": retraining.retrain,
     "disguise": disguise,
 }

@@ -12,7 +12,7 @@ _TARGET_BYTES = (3_000, 6_000, 12_000, 30_000)
 
 
 def messages(count, *, seed=1):
-    """Return ``count`` messages of 3 to 30 KB, mixed from the non-hostile samples."""
+    """Return ``count`` messages of 3 to 30 KB, made of the non-hostile samples; X-Number counts."""
     generator = random.Random(seed)
     samples = [p.read_bytes() for p in sorted(SAMPLES.glob("*.eml")) if "hostile" not in p.name]
     made = []
@@ -21,6 +21,8 @@ def messages(count, *, seed=1):
         if b"multipart" not in raw and b"base64" not in raw:
             head, _, body = raw.partition(b"\r\n\r\n")
             target = generator.choice(_TARGET_BYTES)
-            raw = head + b"\r\n\r\n" + (body * (target // max(1, len(body)) + 1))[:target] + b"\r\n"
-        made.append(_NUMBERED.sub(rb"\g<0>%d " % (number * 7919), raw, count=1))
+            body = (body * (target // max(1, len(body)) + 1))[:target]
+            raw = head + b"\r\n\r\n" + body.rstrip(b"\r\n") + b"\r\n"
+        raw = _NUMBERED.sub(rb"\g<0>%d " % (number * 7919), raw, count=1)
+        made.append(b"X-Number: %d\r\n" % number + raw)
     return made

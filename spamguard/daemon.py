@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,7 +23,13 @@ import spamguard
 from spamguard.config import Config
 from spamguard.database import migrate
 from spamguard.doors import Doors
-from spamguard.errors import ConfigError, ModelError, SpamGuardError, StoreError
+from spamguard.errors import (
+    ConfigError,
+    ModelError,
+    ScoringError,
+    SpamGuardError,
+    StoreError,
+)
 from spamguard.feedback.desk import MailDesk
 from spamguard.feedback.drop import DropWatch
 from spamguard.filter import Filter
@@ -32,6 +39,7 @@ from spamguard.model.scorer import WARM_UP_MESSAGE
 from spamguard.model.store import ModelStore, ModelVersion
 from spamguard.observe import Metrics
 from spamguard.quarantine import QuarantineStore
+from spamguard.systemd import Notifier, passed_sockets
 from spamguard.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
@@ -48,6 +56,8 @@ class Daemon:
         reload_config: reads them again, for SIGHUP.
         retrain_command: argv of the child process that retrains, or () for none.
         clock: wall clock, seconds since the epoch.
+        notifier: tells the service manager.
+        passed: listening sockets that the service manager opened, with the names of their doors.
     """
 
     def __init__(
@@ -57,8 +67,12 @@ class Daemon:
         *,
         retrain_command: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
+        notifier: Notifier | None = None,
+        passed: Sequence[tuple[str, socket.socket]] = (),
     ) -> None:
         self.config = config
+        self._notifier = notifier or Notifier()
+        self._passed = passed
         self._reload_config = reload_config
         self._clock = clock
         self._started_at = clock()
@@ -87,11 +101,8 @@ class Daemon:
         self._reloading = asyncio.Lock()
         self._lock_file: IO[str] | None = None
 
-    async def run(self, on_ready: Callable[[], None] | None = None) -> None:
+    async def run(self) -> None:
         """Start everything, serve until `stop`, stop everything.
-
-        Args:
-            on_ready: called once the doors are open and a message has been judged.
 
         Raises:
             ModelError: the model cannot be used.
@@ -113,18 +124,20 @@ class Daemon:
         try:
             await self.pool.start()
             await self.pool.score(WARM_UP_MESSAGE, timeout_seconds=60)
-            await self.doors.open(self.filter, self.status)
+            await self.doors.open(self.filter, self.status, self._passed)
             await self._start_control(control)
             self._watch_models(observer, loop)
             await self.upkeep.start()
             await self._start_drop()
             listening = {name: ",".join(bound) for name, bound in self.doors.addresses.items()}
             log.info("ready", extra={"model": self.pool.version.name, **listening})
-            if on_ready:
-                on_ready()
+            self._notifier.ready(f"model {self.pool.version.name}")
+            watchdog = loop.create_task(self._feed_watchdog())
             await self._stop.wait()
+            watchdog.cancel()
             log.info("stopping")
         finally:
+            self._notifier.stopping()
             await control.stop()
             await self.doors.drain(self.config.drain_seconds)
             if self.drop:
@@ -228,6 +241,20 @@ class Daemon:
 
     # -- while running -----------------------------------------------------------------------
 
+    async def _feed_watchdog(self) -> None:
+        """Prove by judging that messages are judged; what hangs is not fed and gets restarted."""
+        if not (seconds := self._notifier.watchdog_seconds):
+            return
+        while True:
+            before = self.pool.judged
+            try:
+                await self.pool.score(WARM_UP_MESSAGE, timeout_seconds=seconds / 2)
+            except ScoringError as error:
+                log.warning("self-check failed", extra={"error": str(error)})
+            if self.pool.judged > before:  # in an overload others' messages prove it as well
+                self._notifier.alive()
+            await asyncio.sleep(seconds / 4)
+
     def _on_hangup(self) -> None:
         task = asyncio.get_running_loop().create_task(self.reload())
         task.add_done_callback(_log_failure)
@@ -243,6 +270,7 @@ class Daemon:
             ModelError: the new model does not work.
         """
         async with self._reloading:
+            self._notifier.reloading()
             try:
                 config = await asyncio.to_thread(self._reload_config)
                 restart = [
@@ -263,6 +291,8 @@ class Daemon:
                 self.metrics.count("reload_failures")
                 log.error("reload failed, old settings serve on", extra={"error": str(error)})  # noqa: TRY400
                 raise
+            finally:
+                self._notifier.ready(f"model {self.pool.version.name}")
         log.info("reloaded", extra={"model": self.pool.version.name})
         return {"model": self.pool.version.name, "needs_restart": restart}
 
@@ -314,9 +344,17 @@ def serve(
     Raises:
         SpamGuardError: see `Daemon.run`.
     """
+    notifier = Notifier.from_environment(os.environ)
+    passed = passed_sockets(os.environ)
 
     async def run() -> None:
-        await Daemon(config, reload_config, retrain_command=retrain_command).run()
+        await Daemon(
+            config,
+            reload_config,
+            retrain_command=retrain_command,
+            notifier=notifier,
+            passed=passed,
+        ).run()
 
     asyncio.run(run())
 

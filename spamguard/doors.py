@@ -7,7 +7,7 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +32,9 @@ class Door(Protocol):
 
     async def start_unix(self, path: Path, mode: int) -> None:
         """Listen on a Unix socket."""
+
+    async def start_socket(self, listening: socket.socket) -> None:
+        """Listen on a socket that is already open."""
 
     async def drain(self, deadline_seconds: float) -> None:
         """Stop accepting, finish what is in flight, cut the rest."""
@@ -66,29 +69,55 @@ class Doors:
         self.addresses: dict[str, list[str]] = {}
 
     async def open(
-        self, mail_filter: Filter, status: Callable[[], Awaitable[dict[str, Any]]]
+        self,
+        mail_filter: Filter,
+        status: Callable[[], Awaitable[dict[str, Any]]],
+        passed: Sequence[tuple[str, socket.socket]] = (),
     ) -> None:
-        """Open every door that is configured.
+        """Open every door that is configured, or that a socket was passed for.
 
         Args:
             mail_filter: the core.
             status: what `spamguard status` shows.
+            passed: listening sockets that were opened for us, with the name of their door.
 
         Raises:
-            ConfigError: an address cannot be listened on, or the token file is no use.
+            ConfigError: an address cannot be listened on, a socket is for no door, or the token
+                file is no use.
         """
         config = self._config
-        if config.milter.listen:
-            milter = self._milter(mail_filter)
-            await self._listen("milter", milter, config.milter.listen, config.milter.socket_mode)
-        if config.smtp.listen:
-            await self._listen("smtp", self._smtp(mail_filter), config.smtp.listen, "0660")
-        if config.spamd.listen:
-            spamd = self._spamd(mail_filter)
-            await self._listen("spamd", spamd, config.spamd.listen, config.spamd.socket_mode)
-        if config.http.listen:
-            http = self._http(mail_filter, status)
-            await self._listen("http", http, config.http.listen, config.http.socket_mode)
+        doors: dict[str, tuple[Callable[[], Door], tuple[str, ...], str]] = {
+            "milter": (
+                lambda: self._milter(mail_filter),
+                config.milter.listen,
+                config.milter.socket_mode,
+            ),
+            "smtp": (lambda: self._smtp(mail_filter), config.smtp.listen, "0660"),
+            "spamd": (
+                lambda: self._spamd(mail_filter),
+                config.spamd.listen,
+                config.spamd.socket_mode,
+            ),
+            "http": (
+                lambda: self._http(mail_filter, status),
+                config.http.listen,
+                config.http.socket_mode,
+            ),
+        }
+        for name, _ in passed:
+            if name not in doors:
+                expected = ", ".join(doors)
+                raise ConfigError(f"FileDescriptorName={name}: expected one of {expected}")
+        for name, (make, endpoints, socket_mode) in doors.items():
+            sockets = [listening for wanted, listening in passed if wanted == name]
+            if not sockets and not endpoints:
+                continue
+            door = make()
+            self._open.append(door)
+            for listening in sockets:
+                await door.start_socket(listening)
+                self.addresses.setdefault(name, []).append(_shown(listening.getsockname()))
+            await self._listen(name, door, endpoints, socket_mode)
 
     async def drain(self, deadline_seconds: float) -> None:
         """Close all doors once what is in flight has been finished."""
@@ -149,8 +178,9 @@ class Doors:
     async def _listen(
         self, name: str, door: Door, endpoints: tuple[str, ...], socket_mode: str
     ) -> None:
-        self._open.append(door)
         for endpoint in endpoints:
+            if endpoint in self.addresses.get(name, ()):
+                continue  # a socket was passed for it
             try:
                 if endpoint.startswith("unix:"):
                     path = Path(endpoint.removeprefix("unix:"))
@@ -159,13 +189,20 @@ class Doors:
                 else:
                     host, _, port = endpoint.rpartition(":")
                     address = await door.start_tcp(host.strip("[]"), int(port))
-                    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-                    bound = f"{shown}:{address[1]}"
+                    bound = _shown(address)
             except OSError as error:
                 raise ConfigError(
                     f"{name}.listen = {endpoint!r}: {error.strerror or error}"
                 ) from error
             self.addresses.setdefault(name, []).append(bound)
+
+
+def _shown(address: str | tuple[Any, ...]) -> str:
+    """Write a socket's address as the configuration does."""
+    if isinstance(address, str):
+        return f"unix:{address}"
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def read_tokens(path: str) -> tuple[bytes, ...]:

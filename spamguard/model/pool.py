@@ -91,6 +91,7 @@ class ScorerPool:
         self._free: asyncio.Queue[_Slot] = asyncio.Queue()
         self._slots: set[_Slot] = set()
         self._waiting = 0
+        self.judged = 0  # messages, since the start
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopped = False
 
@@ -168,6 +169,7 @@ class ScorerPool:
             self._release(slot)
             raise
         self._release(slot)
+        self.judged += 1
         return result
 
     async def _take(self, deadline: float) -> _Slot:

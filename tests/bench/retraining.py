@@ -8,6 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import click
+
 from spamguard.database import migrate
 from spamguard.feedback.corrections import CorrectionStore
 from spamguard.report import Report as Correction
@@ -71,10 +73,11 @@ def retrain(model, count=1000):
             ends = time.monotonic() + 20
             idle = asyncio.run(_deliver(address, mail, lambda: time.monotonic() > ends))
             started = time.monotonic()
+            log = (Path(scratch) / "retrain.log").open("w+")
             child = subprocess.Popen(
                 daemon.command("retrain", "--json"),
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=log,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
@@ -87,8 +90,13 @@ def retrain(model, count=1000):
 
             busy = asyncio.run(_deliver(address, mail, is_over))
             seconds = time.monotonic() - started
-            result = json.loads(child.stdout.read())
+            answer = child.stdout.read()
             child.stdout.close()
+            with log:
+                log.seek(0)
+                if child.returncode:
+                    raise click.ClickException(f"retrain ended {child.returncode}: {log.read()}")
+            result = json.loads(answer)
     plan = result["plan"]
     trained = sum(plan["train"].values()) + sum(plan["replayed"].values())
     report = Report(f"{count} corrections, stage {plan['stage']}, while the daemon filters")

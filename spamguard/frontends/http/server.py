@@ -84,7 +84,7 @@ class HttpServer:
         family, _, _, _, address = found[0]
         listening = socket.create_server(address[:2], family=family, backlog=BACKLOG)
         bound: tuple[str, int] = listening.getsockname()[:2]
-        await self._start(listening)
+        await self.start_socket(listening)
         return bound
 
     async def start_unix(self, path: Path, mode: int) -> None:
@@ -103,9 +103,10 @@ class HttpServer:
             listening.close()
             raise
         self._unix_paths.append(path)
-        await self._start(listening)
+        await self.start_socket(listening)
 
-    async def _start(self, listening: socket.socket) -> None:
+    async def start_socket(self, listening: socket.socket) -> None:
+        """Listen on a socket that is already open (socket activation), TCP or Unix."""
         is_unix = listening.family == socket.AF_UNIX
         config = uvicorn.Config(
             self._application(is_unix=is_unix),

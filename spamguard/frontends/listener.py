@@ -2,10 +2,37 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Protocol
 
 BACKLOG = 512  # connections that wait while we start or are busy: more than Postfix opens
+# While we stop, a connection may be silent for so long between two messages. An MTA whose client
+# pauses would have to refuse it the next one (Postfix: milter_default_action).
+LINGER_SECONDS = 3.0
+_LOOK_SECONDS = 0.02
+
+
+class Connection(Protocol):
+    """What can be closed between two messages."""
+
+    def close_if_idle(self, silent_seconds: float) -> None:
+        """Close unless a message is under way or the peer has spoken that recently."""
+
+
+async def let_finish(connections: Collection[Connection], deadline_seconds: float) -> None:
+    """Wait until all connections are gone, or until the deadline.
+
+    For the first half of it messages may follow each other on a connection; then the end of the
+    one under way is the end of the connection.
+    """
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    while connections and (elapsed := loop.time() - started) < deadline_seconds:
+        silent_seconds = LINGER_SECONDS if elapsed < deadline_seconds / 2 else 0.0
+        for connection in list(connections):
+            connection.close_if_idle(silent_seconds)
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 class Listener:

@@ -20,21 +20,6 @@ class Connection(Protocol):
         """Close unless a message is under way or the peer has spoken that recently."""
 
 
-async def let_finish(connections: Collection[Connection], deadline_seconds: float) -> None:
-    """Wait until all connections are gone, or until the deadline.
-
-    For the first half of it messages may follow each other on a connection; then the end of the
-    one under way is the end of the connection.
-    """
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    while connections and (elapsed := loop.time() - started) < deadline_seconds:
-        silent_seconds = LINGER_SECONDS if elapsed < deadline_seconds / 2 else 0.0
-        for connection in list(connections):
-            connection.close_if_idle(silent_seconds)
-        await asyncio.sleep(_LOOK_SECONDS)
-
-
 class Listener:
     """Accepts connections for one protocol.
 
@@ -44,6 +29,7 @@ class Listener:
 
     def __init__(self, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
         self._protocol = protocol
+        self.is_closing = False  # the end of a message is the end of its connection
         self._servers: list[asyncio.Server] = []
         self._unix_paths: list[Path] = []
 
@@ -84,3 +70,18 @@ class Listener:
             server.close()
         for path in self._unix_paths:
             path.unlink(missing_ok=True)
+
+    async def let_finish(
+        self, connections: Collection[Connection], deadline_seconds: float
+    ) -> None:
+        """Wait until all connections are gone, or until the deadline.
+
+        For the first half of it messages may follow each other on a connection.
+        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        while connections and (elapsed := loop.time() - started) < deadline_seconds:
+            self.is_closing = self.is_closing or elapsed >= deadline_seconds / 2
+            for connection in list(connections):
+                connection.close_if_idle(0.0 if self.is_closing else LINGER_SECONDS)
+            await asyncio.sleep(_LOOK_SECONDS)

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from spamguard.errors import PeerProtocolError
 from spamguard.filter import Clock, Filter
-from spamguard.frontends.listener import Listener, let_finish
+from spamguard.frontends.listener import Listener
 from spamguard.frontends.milter_transaction import (
     Client,
     Transaction,
@@ -114,7 +114,7 @@ class MilterServer(Listener):
         yet received the MTA sees the connection close and applies its default action.
         """
         self.stop_listening()
-        await let_finish(self.connections, deadline_seconds)
+        await self.let_finish(self.connections, deadline_seconds)
         for connection in list(self.connections):
             connection.cut()
         await self._closed(CLOSE_SECONDS)
@@ -375,6 +375,8 @@ class _Connection(asyncio.Protocol):
             self._send(wire.Tempfail())
         else:
             self._send(*task.result())
+        if self._server.is_closing:
+            self._transport.close()
 
 
 def _tcp_socket(transport: asyncio.Transport) -> socket.socket | None:

@@ -19,7 +19,7 @@ from aiosmtpd.smtp import SMTP
 
 from spamguard.errors import DeliveryError, PeerProtocolError
 from spamguard.filter import Clock, Filter
-from spamguard.frontends.listener import Listener, let_finish
+from spamguard.frontends.listener import Listener
 from spamguard.message import Envelope, edit_headers
 from spamguard.next_hop import Connection, NextHop
 from spamguard.observe import Metrics
@@ -97,10 +97,10 @@ class SmtpServer(Listener):
     async def drain(self, deadline_seconds: float) -> None:
         """Stop accepting, let transactions in flight finish, then cut the rest."""
         self.stop_listening()
-        await let_finish(self.connections, deadline_seconds)
+        await self.let_finish(self.connections, deadline_seconds)
         for session in list(self.connections):
             session.abort()
-        await let_finish(self.connections, CLOSE_SECONDS)
+        await self.let_finish(self.connections, CLOSE_SECONDS)
         await self.next_hop.close()
 
 
@@ -327,6 +327,8 @@ class _Session(SMTP):
         finally:
             self._is_busy = False
             await self._end_transaction()
+            if self._owner.is_closing:
+                self.abort()
 
     async def _read_message(self) -> bytes | None:
         """Read up to the final dot, in chunks; None when it is larger than allowed.

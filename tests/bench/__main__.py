@@ -7,6 +7,7 @@ import click
 
 from tests.bench import load, process, retraining, trouble
 from tests.bench.chaos import chaos
+from tests.bench.compare import compare
 from tests.bench.disguise import disguise
 from tests.bench.report import console, machine
 
@@ -19,6 +20,7 @@ BENCHES = {
     "hostile": trouble.hostile,
     "custody": trouble.custody,
     "chaos": chaos,
+    "compare": compare,
     "retrain": retraining.retrain,
     "disguise": disguise,
 }

@@ -85,7 +85,9 @@ class Mailbox:
 
 
 class Postfix:
-    def __init__(self, directory: Path, *, milter: str, filter_port: int, mailbox: Mailbox):
+    def __init__(
+        self, directory: Path, *, milter: str, filter_port: int, mailbox: Mailbox, others=()
+    ):
         for program in ("postfix", "postqueue", "postsuper", "postconf"):
             require_program(program)
         self.directory = directory
@@ -96,6 +98,9 @@ class Postfix:
         self.plain_port = free_port()  # through nothing
         self.reinjection_port = free_port()
         self._milter = milter
+        # More milters to compare with: (name, endpoint), each behind a port of its own.
+        self._others = dict(others)
+        self.ports = {name: free_port() for name in self._others}
         self._filter_port = filter_port
         self._mailbox = mailbox
         self._master = None
@@ -179,8 +184,14 @@ milter_protocol = 6
             "receive_override_options=no_unknown_recipient_checks,no_header_body_checks,"
             "no_milters,no_address_mappings"
         )
+        others = "".join(
+            f"127.0.0.1:{self.ports[name]} inet n - n - - smtpd\n"
+            f"  -o smtpd_milters={{{endpoint},default_action=tempfail,content_timeout=60s}}\n"
+            for name, endpoint in self._others.items()
+        )
         (self.conf / "master.cf").write_text(
             _SERVICES
+            + others
             + f"""\
 127.0.0.1:{self.plain_port} inet n - n - - smtpd
 127.0.0.1:{self.milter_port} inet n - n - - smtpd

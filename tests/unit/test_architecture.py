@@ -14,9 +14,10 @@ ALLOWED = {
     "visibility": set(),
     "html": {"visibility"},
     "campaign": set(),
+    "gtube": set(),
     "wire": {"errors", "wire"},
     "message": {"errors", "html"},
-    "verdict": {"errors", "message"},
+    "verdict": {"errors", "gtube", "message"},
     "report": {"message", "verdict"},
     "disguise": set(),
     "model_input": {"message", "html", "disguise"},
@@ -30,7 +31,7 @@ ALLOWED = {
     "feedback": {
         "feedback", "campaign", "database", "message", "model_input", "report", "verdict", "errors", "observe",
     },
-    "model": {"model", "campaign", "message", "model_input", "verdict", "errors", "observe"},
+    "model": {"model", "campaign", "gtube", "message", "model_input", "verdict", "errors", "observe"},
     "frontends": {
         "wire", "filter", "next_hop", "handover", "message", "report", "verdict", "errors", "observe",
         "frontends.listener", "frontends.points",

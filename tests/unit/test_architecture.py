@@ -48,6 +48,7 @@ ALLOWED = {
         "training", "model", "feedback", "campaign", "database", "report", "message", "model_input", "html", "verdict", "config",
         "errors", "observe",
     },
+    "wiring": {"config", "errors", "wiring"},
     "scan": {"model", "verdict", "errors", "observe"},
     "tables": {
         "message", "model_input", "verdict", "model", "quarantine", "scan", "feedback",

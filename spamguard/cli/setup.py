@@ -1,6 +1,5 @@
 """Commands that tell a mail server of SpamGuard: print the lines, write them, take them back."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,8 @@ from spamguard.cli.common import Context
 from spamguard.wiring.lines import Way
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from spamguard.wiring.changes import FileChange
 
 

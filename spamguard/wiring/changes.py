@@ -41,11 +41,11 @@ def diff(changes: Sequence[FileChange]) -> str:
     lines: list[str] = []
     for change in changes:
         before, after = (_lines(data) for data in (change.before, change.after))
-        names = [
+        old, new = (
             str(change.path) if data is not None else "/dev/null"
             for data in (change.before, change.after)
-        ]
-        lines += difflib.unified_diff(before, after, *names, lineterm="")
+        )
+        lines += difflib.unified_diff(before, after, old, new, lineterm="")
     return "\n".join(lines)
 
 

@@ -43,7 +43,7 @@ class Service:
 
     @property
     def is_public(self) -> bool:
-        """Whether it is the smtpd that takes mail from the world (port 25, or behind postscreen)."""
+        """Whether it is an smtpd that takes the world's mail: port 25, or behind postscreen."""
         name, _, kind = self.key.partition("/")
         return self.command == "smtpd" and (
             kind == "pass" or name.rpartition(":")[2] in {"smtp", "25"}
@@ -172,8 +172,8 @@ class PostfixConfig:
         )
         if elsewhere and not known:
             raise ConfigError(
-                f"{self.directory}/main.cf: smtpd_milters = {written}: has {elsewhere[0]} by way of "
-                f"another parameter: put {ours} there"
+                f"{self.directory}/main.cf: smtpd_milters = {written}: has {elsewhere[0]} by "
+                f"way of another parameter: put {ours} there"
             )
         self._edit(copy, "-e", f"smtpd_milters={with_milter(written, ours)}")
 

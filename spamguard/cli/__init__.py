@@ -18,6 +18,7 @@ from spamguard.cli import config as config_commands
 from spamguard.cli import (
     corrections,
     daemon,
+    doctor,
     models,
     quarantine,
     report,
@@ -86,6 +87,7 @@ for command in (
     daemon.status,
     daemon.reload,
     setup.setup,
+    doctor.doctor,
     scan.scan,
     config_commands.config,
     models.models,

@@ -48,6 +48,10 @@ ALLOWED = {
         "training", "model", "feedback", "campaign", "database", "report", "message", "model_input", "html", "verdict", "config",
         "errors", "observe",
     },
+    "doctor": {
+        "config", "database", "doctor", "doors", "errors", "frontends", "gtube", "model", "verdict",
+        "wire", "wiring",
+    },
     "wiring": {"config", "errors", "wiring"},
     "scan": {"model", "verdict", "errors", "observe"},
     "tables": {

@@ -57,11 +57,12 @@ class Notifier:
         if not self._address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.setblocking(False)  # noqa: FBT003 - mail does not wait for the manager
             try:
                 channel.connect(self._address)
                 channel.sendall("\n".join(lines).encode())
             except OSError:
-                return  # the manager is gone, or does not listen: mail goes on
+                return  # the manager is gone or does not read: mail goes on
 
 
 def passed_sockets(environment: MutableMapping[str, str]) -> list[tuple[str, socket.socket]]:

@@ -2,10 +2,22 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Protocol
 
 BACKLOG = 512  # connections that wait while we start or are busy: more than Postfix opens
+# While we stop, a connection may be silent for so long between two messages. An MTA whose client
+# pauses would have to refuse it the next one (Postfix: milter_default_action).
+LINGER_SECONDS = 3.0
+_LOOK_SECONDS = 0.02
+
+
+class Connection(Protocol):
+    """What can be closed between two messages."""
+
+    def close_if_idle(self, silent_seconds: float) -> None:
+        """Close unless a message is under way or the peer has spoken that recently."""
 
 
 class Listener:
@@ -17,6 +29,7 @@ class Listener:
 
     def __init__(self, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
         self._protocol = protocol
+        self.is_closing = False  # the end of a message is the end of its connection
         self._servers: list[asyncio.Server] = []
         self._unix_paths: list[Path] = []
 
@@ -57,3 +70,18 @@ class Listener:
             server.close()
         for path in self._unix_paths:
             path.unlink(missing_ok=True)
+
+    async def let_finish(
+        self, connections: Collection[Connection], deadline_seconds: float
+    ) -> None:
+        """Wait until all connections are gone, or until the deadline.
+
+        For the first half of it messages may follow each other on a connection.
+        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        while connections and (elapsed := loop.time() - started) < deadline_seconds:
+            self.is_closing = self.is_closing or elapsed >= deadline_seconds / 2
+            for connection in list(connections):
+                connection.close_if_idle(0.0 if self.is_closing else LINGER_SECONDS)
+            await asyncio.sleep(_LOOK_SECONDS)

@@ -103,22 +103,18 @@ class MilterServer(Listener):
         self.idle_timeout_seconds = idle_timeout_seconds
         self.progress_seconds = progress_seconds
         self.desk = desk
-        self.is_draining = False
         self.connections: set[_Connection] = set()
         self.judging: set[asyncio.Task[list[wire.Reply]]] = set()
         self._said: set[str] = set()
 
     async def drain(self, deadline_seconds: float) -> None:
-        """Stop accepting, close idle connections, let messages in flight finish, cut the rest.
+        """Stop accepting, let sessions and messages in flight finish, cut the rest.
 
         A message that is still being judged at the deadline is deferred; of one that was not
         yet received the MTA sees the connection close and applies its default action.
         """
-        self.is_draining = True
         self.stop_listening()
-        for connection in list(self.connections):
-            connection.close_if_idle()
-        await self._closed(deadline_seconds)
+        await self.let_finish(self.connections, deadline_seconds)
         for connection in list(self.connections):
             connection.cut()
         await self._closed(CLOSE_SECONDS)
@@ -168,8 +164,6 @@ class _Connection(asyncio.Protocol):
         self._server.metrics.count("milter_connections")
         wait = min(NEGOTIATION_SECONDS, self._server.idle_timeout_seconds)
         self._idle_timer = self._loop.call_later(wait, self._look_if_idle)
-        if self._server.is_draining:  # accepted, but not yet made, when the drain began
-            transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Forget everything; a message without verdict is still the MTA's."""
@@ -189,9 +183,9 @@ class _Connection(asyncio.Protocol):
         """Hear it again."""
         self._transport.resume_reading()
 
-    def close_if_idle(self) -> None:
-        """Close the connection unless a message is under way."""
-        if self._transaction is None:
+    def close_if_idle(self, silent_seconds: float) -> None:
+        """Close the connection unless a message is under way or the MTA has just spoken."""
+        if self._transaction is None and self._loop.time() - self._heard_at >= silent_seconds:
             self._transport.close()
 
     def cut(self) -> None:
@@ -287,8 +281,6 @@ class _Connection(asyncio.Protocol):
             is_enough = isinstance(event, wire.Body) and transaction and transaction.is_cut
             can_skip = StepFlags.SKIP in self._session.steps
             self._send(wire.Skip() if is_enough and can_skip else wire.Continue())
-        if self._server.is_draining:
-            self.close_if_idle()
 
     def _add_macros(self, event: wire.Macros) -> None:
         if event.stage == wire.Mail.code:
@@ -383,7 +375,7 @@ class _Connection(asyncio.Protocol):
             self._send(wire.Tempfail())
         else:
             self._send(*task.result())
-        if self._server.is_draining:
+        if self._server.is_closing:
             self._transport.close()
 
 

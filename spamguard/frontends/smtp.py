@@ -30,6 +30,7 @@ from spamguard.wire.smtp import Reply, decode_data, parse_path
 log = logging.getLogger(__name__)
 
 IDLE_TIMEOUT_SECONDS = 900  # from command to reply, our wait for the next hop included
+CLOSE_SECONDS = 1.0  # for connections that were cut at the deadline of a drain
 MAX_RECIPIENTS = 1000  # RFC 5321 section 4.5.3.1.8 wants at least 100; Postfix sends 50
 READ_CHUNK_BYTES = 1 << 18
 _EVERYTHING = 1 << 30  # what the stream reader holds, which is twice its limit at most
@@ -92,22 +93,14 @@ class SmtpServer(Listener):
         self.hostname = hostname
         self.desk = desk
         self.connections: set[_Session] = set()
-        self.is_draining = False
 
     async def drain(self, deadline_seconds: float) -> None:
         """Stop accepting, let transactions in flight finish, then cut the rest."""
-        self.is_draining = True
         self.stop_listening()
-        for session in list(self.connections):
-            session.close_if_idle()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + deadline_seconds
-        while self.connections and loop.time() < deadline:
-            await asyncio.sleep(0.02)
+        await self.let_finish(self.connections, deadline_seconds)
         for session in list(self.connections):
             session.abort()
-        while self.connections and loop.time() < deadline + 1:
-            await asyncio.sleep(0.02)
+        await self.let_finish(self.connections, CLOSE_SECONDS)
         await self.next_hop.close()
 
 
@@ -153,15 +146,16 @@ class _Session(SMTP):
         self._transaction: _Transaction | None = None
         self._xforward: dict[str, str] = {}
         self._is_busy = False
+        self._heard_at = self.loop.time()
         self.may_xforward = False
 
     # -- connection --------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Admit the client, or say 421 when there are too many or we are stopping."""
+        """Admit the client, or say 421 when there are too many."""
         assert isinstance(transport, asyncio.Transport)
         owner = self._owner
-        if owner.is_draining or len(owner.connections) >= owner.max_connections:
+        if len(owner.connections) >= owner.max_connections:
             transport.write(b"421 4.3.2 too many connections, try again\r\n")
             transport.close()
             return
@@ -180,9 +174,15 @@ class _Session(SMTP):
         if self.session is not None:
             super().connection_lost(error)
 
-    def close_if_idle(self) -> None:
-        """Close the connection unless a transaction is under way."""
-        if self._transaction is None and not self._is_busy:
+    def data_received(self, data: bytes) -> None:
+        """Note that the client is not idle."""
+        self._heard_at = self.loop.time()
+        super().data_received(data)
+
+    def close_if_idle(self, silent_seconds: float) -> None:
+        """Close the connection unless a transaction is under way or the client has just spoken."""
+        is_silent = self.loop.time() - self._heard_at >= silent_seconds
+        if is_silent and self._transaction is None and not self._is_busy:
             self.abort()
 
     def abort(self) -> None:
@@ -218,10 +218,6 @@ class _Session(SMTP):
             return
         if self._transaction is not None:
             await self.push("503 5.5.1 nested MAIL command")
-            return
-        if self._owner.is_draining:
-            await self.push("421 4.3.2 shutting down")
-            self.abort()
             return
         try:
             path, parameters = parse_path(arg or "", "FROM:")
@@ -331,7 +327,7 @@ class _Session(SMTP):
         finally:
             self._is_busy = False
             await self._end_transaction()
-            if self._owner.is_draining:
+            if self._owner.is_closing:
                 self.abort()
 
     async def _read_message(self) -> bytes | None:

@@ -36,12 +36,26 @@ def export_network(network: SpamClassifier, tokenizer: Tokenizer, directory: Pat
     Raises:
         TrainingError: the exported graph does not compute what the network does.
     """
+    save_network(network, tokenizer, directory)
+    export_engine(network, directory)
+
+
+def save_network(network: SpamClassifier, tokenizer: Tokenizer, directory: Path) -> None:
+    """Write tokenizer, encoder shape and weights: all that training goes on from."""
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.save(str(directory / TOKENIZER_FILE), pretty=False)
     network.encoder.config.save_pretrained(directory)
     (directory / "generation_config.json").unlink(missing_ok=True)
     save_weights(network, directory / WEIGHTS_FILE)
+
+
+def export_engine(network: SpamClassifier, directory: Path) -> None:
+    """Write the engine's file.
+
+    Raises:
+        TrainingError: the exported graph does not compute what the network does.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "plain.onnx"
         fused = Path(scratch) / "fused.onnx"

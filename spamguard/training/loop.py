@@ -25,6 +25,9 @@ from spamguard.training.augment import augment
 from spamguard.training.network import SpamClassifier
 
 CHARS_PER_TOKEN = 8  # text is cut to this many characters a token before tokenising
+# Batches are padded to a multiple of so many tokens: oneDNN keeps code and buffers for every
+# shape it has met, which over a hundred widths is a gigabyte.
+WIDTHS = 32
 BUCKET_BATCHES = 40  # batches sorted by length together; more leaves less padding, less chance
 CHECKPOINT_SECONDS = 180.0
 _FOCAL_GAMMA = 2.0  # Lin et al. 2017, "Focal Loss for Dense Object Detection"
@@ -268,7 +271,8 @@ def _batches(
         by_length = sorted(range(len(encodings)), key=lambda i: len(encodings[i].ids))
         for first in range(0, len(by_length), batch_size):
             members = by_length[first : first + batch_size]
-            width = max(len(encodings[i].ids) for i in members)
+            longest = max(len(encodings[i].ids) for i in members)
+            width = min(max_tokens, math.ceil(longest / WIDTHS) * WIDTHS)
             ids = torch.zeros((len(members), width), dtype=torch.long)
             mask = torch.zeros((len(members), width), dtype=torch.long)
             for row, i in enumerate(members):

@@ -26,7 +26,7 @@ from spamguard.errors import TrainingBusyError, TrainingError
 from spamguard.feedback.corrections import CorrectionStore
 from spamguard.model.calibration import Calibration, fit_calibration
 from spamguard.model.classifier import Classifier
-from spamguard.model.linear import LinearModel, features, fit_linear
+from spamguard.model.linear import DEFAULT_BITS, LinearModel, features, fit_linear
 from spamguard.model.store import (
     CALIBRATION_FILE,
     CANDIDATES,
@@ -41,6 +41,7 @@ from spamguard.model.store import (
     write_manifest,
 )
 from spamguard.report import Standing
+from spamguard.training.alone import Say, run_alone
 from spamguard.training.dataset import Example
 from spamguard.training.feedback_data import (
     BY_RETRAINING,
@@ -58,8 +59,7 @@ MAX_CLASS_WEIGHT = 10.0  # corrections are nearly all missed spam: balance, not 
 LINEAR_EPOCHS = 3
 COMPARED_MESSAGES = 400  # on which int8 is compared with float32
 TIMED_MESSAGES = 60
-
-Say = Callable[[str], None]
+_STEPS = "spamguard.training.retrain_network"  # what needs torch, each in a process of its own
 
 
 @contextmanager
@@ -219,20 +219,22 @@ class Retraining:
                 if (self._incumbent.path / file).exists():
                     _link(self._incumbent.path / file, path / file)
         else:
-            from spamguard.training.retrain_network import fine_tune, int8_differences
-
             with self._timed("BERT"):
-                fine_tune(
+                run_alone(
+                    _STEPS,
+                    "fine_tune",
                     self._incumbent,
-                    train,
+                    [e.text for e in train],
                     self._soft_targets(train),
                     weights,
                     plan.stage,
-                    output=path,
-                    threads=self._threads,
-                    seed=self._seed,
+                    path,
+                    self._threads,
+                    self._seed,
                     say=self._say,
                 )
+            with self._timed("export"):
+                run_alone(_STEPS, "export", path, self._threads)
         self._calibration().save(path / CALIBRATION_FILE)
         self._finish(path, name, self._incumbent.thresholds, {})
         with self._timed("calibration"):
@@ -240,8 +242,16 @@ class Retraining:
             calibration = self._calibrate(plan, version)
             calibration.save(path / CALIBRATION_FILE)
             if plan.stage != "linear":
-                compared = plan.data.part("holdout")[:COMPARED_MESSAGES]
-                flips = int8_differences(version, compared, calibration, self._incumbent.thresholds)
+                compared = [e.text for e in plan.data.part("holdout")[:COMPARED_MESSAGES]]
+                flips = run_alone(
+                    _STEPS,
+                    "int8_differences",
+                    version,
+                    compared,
+                    calibration,
+                    self._incumbent.thresholds,
+                    self._threads,
+                )
         self._finish(
             path,
             name,
@@ -308,7 +318,7 @@ class Retraining:
     def _linear(self) -> LinearModel:
         linear = self._incumbent.path / LINEAR_FILE
         if not linear.exists():
-            return LinearModel(np.zeros(1 << 18, dtype=np.float32), 0.0)
+            return LinearModel(np.zeros(1 << DEFAULT_BITS, dtype=np.float32), 0.0)
         return LinearModel.load(linear)
 
     def _calibration(self) -> Calibration:

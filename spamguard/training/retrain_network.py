@@ -1,6 +1,9 @@
-"""The part of a retraining that needs torch: fine-tune the incumbent's BERT a little."""
+"""The part of a retraining that needs torch: fine-tune the incumbent's BERT a little.
 
-from collections.abc import Callable, Sequence
+Each function is a step for `alone.run_alone`.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,8 @@ import torch
 from spamguard.model.calibration import Calibration
 from spamguard.model.classifier import Classifier
 from spamguard.model.store import ModelVersion
-from spamguard.training.dataset import Example
-from spamguard.training.export import export_network, load_network
+from spamguard.training.alone import Say
+from spamguard.training.export import export_engine, load_network, save_network
 from spamguard.training.loop import Settings, network_logits, train_network
 from spamguard.training.plan import Stage
 from spamguard.verdict import Thresholds
@@ -23,23 +26,23 @@ HEAD_FASTER = 10  # a head alone learns with a rate for one layer
 EPOCHS = 2.0
 
 
-def fine_tune(
+def fine_tune(  # noqa: PLR0917 - a step takes what can be pickled, in order
     incumbent: ModelVersion,
-    examples: Sequence[Example],
+    texts: Sequence[str],
     targets: npt.NDArray[np.float32],
     weights: npt.NDArray[np.float32],
     stage: Stage,
-    *,
     output: Path,
     threads: int,
     seed: int,
-    say: Callable[[str], None],
+    *,
+    say: Say,
 ) -> None:
-    """Go on from the incumbent's weights and write the candidate's network files.
+    """Go on from the incumbent's weights and write the candidate's; `export` makes the engine's.
 
     Args:
         incumbent: what to start from.
-        examples: corrections and replayed texts.
+        texts: model inputs of corrections and replayed texts.
         targets: 0 to 1 for each of them.
         weights: of each one's loss.
         stage: "head" learns the last unit alone, "upper" the upper layers too, "whole" all
@@ -50,7 +53,7 @@ def fine_tune(
         say: told about the progress.
 
     Raises:
-        TrainingError: the incumbent has no weights, or the export is not what was trained.
+        TrainingError: the incumbent has no weights.
     """
     torch.set_num_threads(threads)
     network, tokenizer = load_network(incumbent.path)
@@ -63,29 +66,37 @@ def fine_tune(
         freeze_layers=frozen,
         seed=seed,
     )
-    steps = train_network(
-        network, tokenizer, [e.text for e in examples], targets, weights, settings=settings
-    )
+    steps = train_network(network, tokenizer, texts, targets, weights, settings=settings)
     for now in steps:
         if now.step % _SAY_EVERY == 0 or now.step == now.steps:
             say(
                 f"step {now.step}/{now.steps}, loss {now.loss:.3f}, "
                 f"{now.messages_per_second:.0f} messages/s, {now.seconds_left:.0f} s left"
             )
-    export_network(network, tokenizer, output)
+    save_network(network, tokenizer, output)
+
+
+def export(directory: Path, threads: int) -> None:
+    """Write the engine's file for the network in a directory.
+
+    Raises:
+        TrainingError: the exported graph does not compute what the network does.
+    """
+    torch.set_num_threads(threads)
+    network, _ = load_network(directory)
+    export_engine(network, directory)
 
 
 def int8_differences(
     version: ModelVersion,
-    examples: Sequence[Example],
+    texts: Sequence[str],
     calibration: Calibration,
     thresholds: Thresholds,
+    threads: int,
 ) -> tuple[int, int]:
     """Return how many messages are spam by only one of int8 and float32, and of how many."""
-    if not examples:
-        return 0, 0
+    torch.set_num_threads(threads)
     network, tokenizer = load_network(version.path)
-    texts = [e.text for e in examples]
     classifier = Classifier(version)
     linear = np.array([classifier.linear_logit(text) for text in texts])
     quantized = np.array([classifier.bert_logit(text) for text in texts])

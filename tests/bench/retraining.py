@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import click
+import psutil
 
 from spamguard.database import migrate
 from spamguard.feedback.corrections import CorrectionStore
@@ -33,13 +34,14 @@ def corrections(count):
         yield Label.SPAM if example.is_spam else Label.HAM, raw.encode("utf-8", "replace")
 
 
-def _peak_megabytes(process):
+def _megabytes(process):
+    """Return what a process and its children have resident, in their own right (PSS)."""
     try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
+        family = psutil.Process(process)
+        members = [family, *family.children(recursive=True)]
+        return sum(member.memory_full_info().pss for member in members) / 2**20
+    except psutil.Error:
         return 0.0
-    peak = next((line for line in lines if line.startswith("VmHWM")), "VmHWM: 0 kB")
-    return int(peak.split()[1]) / 1024
 
 
 async def _deliver(address, mail, until):
@@ -85,7 +87,7 @@ def retrain(model, count=1000):
 
             def is_over():
                 nonlocal peak
-                peak = max(peak, _peak_megabytes(child.pid))
+                peak = max(peak, _megabytes(child.pid))
                 return child.poll() is not None
 
             busy = asyncio.run(_deliver(address, mail, is_over))

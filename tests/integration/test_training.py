@@ -254,7 +254,10 @@ def test_class_weights_are_capped():
 def test_the_shipped_version_can_be_trained_on():
     network, tokenizer = load_network(Path(find_base("default")))
     version = ModelStore(Path("/nonexistent")).get("default")
-    texts = ["Re: minutes\nThanks, see you.", "You won\nClaim your lottery prize now."]
+    texts = [
+        "Re: minutes\nHi Ann, thanks, I have nothing to add. See you on Tuesday.",
+        "You won\nClaim your lottery prize now.",
+    ]
     full = network_logits(network, tokenizer, texts, max_tokens=version.max_tokens)
     rounded = [Classifier(version).bert_logit(text) for text in texts]
     assert full[0] < 0 < full[1]

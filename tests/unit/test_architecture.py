@@ -61,9 +61,10 @@ ALLOWED = {
     "upkeep": {
         "config", "database", "errors", "feedback", "model", "observe", "quarantine",
     },
+    "systemd": {"errors"},
     "daemon": {
         "config", "database", "doors", "errors", "feedback", "filter", "frontends", "model",
-        "observe", "quarantine", "report", "upkeep",
+        "observe", "quarantine", "report", "upkeep", "systemd",
     },
 }  # fmt: skip
 FREE = {"cli", "__main__", "__init__"}

@@ -25,6 +25,7 @@ from spamguard.wiring.postfix import (
 from spamguard.wiring.programs import run
 
 SETUP = "spamguard setup postfix --write, then postfix reload"
+_OVERRIDES = ("smtpd_milters", "receive_override_options", "content_filter")
 SHORT_SECONDS = 5  # to connect or to send to a daemon that is busy starting
 
 
@@ -57,6 +58,8 @@ class PostfixDoctor:
             yield from self._wired(service, judged[service.key])
         if not self._milter_of(self._postfix.get("non_smtpd_milters")):
             yield note("postfix", "mail of local programs (sendmail) passes unjudged")
+        if maps := self._postfix.get("smtpd_milter_maps"):
+            yield note("postfix", f"smtpd_milter_maps = {maps}: its clients have other milters")
         seen: set[str] = set()
         for service in listeners:
             for finding in self._budget(service):
@@ -120,7 +123,9 @@ class PostfixDoctor:
 
     def _wired(self, service: Service, ways: list[str]) -> Iterator[Finding]:
         if not ways and service.is_public:
-            yield error("postfix", f"{service.key} does not hand its mail to SpamGuard", SETUP)
+            own = [name for name in _OVERRIDES if name in service.options]
+            advice = f"its own -o {own[0]} in master.cf overrides main.cf" if own else SETUP
+            yield error("postfix", f"{service.key} does not hand its mail to SpamGuard", advice)
         elif not ways:
             yield note("postfix", f"{service.key} does not hand its mail to SpamGuard")
         elif len(ways) > 1:

@@ -395,6 +395,13 @@ def test_each_mistake_in_the_wiring_is_noticed(postfix, way, main, master, said)
     assert any(said in text for text in found) if said else not found, found
 
 
+def test_a_service_with_milters_of_its_own_is_pointed_to(postfix):
+    directory, config = postfix()
+    spoil(directory, master=("smtpd\n", "smtpd\n  -o smtpd_milters=inet:localhost:8891\n"))
+    (finding,) = bad(examined(directory, config))
+    assert "its own -o smtpd_milters in master.cf overrides main.cf" == finding.advice
+
+
 def test_a_socket_out_of_the_chroots_sight_is_noticed(postfix, tmp_path):
     sections = {"milter": {"listen": ["unix:/run/spamguard/milter.sock"]}}
     directory, config = postfix(**sections)

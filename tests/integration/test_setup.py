@@ -287,7 +287,7 @@ def test_exim_reads_its_lines(tmp_path):
     main, acl = done.stdout.partition("\n")[2].split("\n\n", 1)
     config = tmp_path / "exim.conf"
     config.write_text(
-        f"exim_user = Debian-exim\nkeep_environment =\n{main}\nacl_smtp_data = acl_data\n"
+        f"exim_user = Debian-exim\nkeep_environment =\nspool_directory = {tmp_path}\n{main}\nacl_smtp_data = acl_data\n"
         f"begin acl\nacl_data:\n{acl}\n  accept\n"
     )
     read = subprocess.run(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from spamguard.config import Config
-from spamguard.doctor import machine, service
+from spamguard.doctor import exim, machine, service
 from spamguard.doctor.findings import Finding, note
 from spamguard.doctor.findings import error as failure
 from spamguard.doctor.mail_server import PostfixDoctor
@@ -41,9 +41,10 @@ def examine(
     try:
         yield from PostfixDoctor(config, PostfixConfig(postfix_directory)).examine()
     except MailServerError as error:
-        if postfix_directory is None:
-            yield note(
-                "postfix", f"not looked at: {error}", "--postfix-config where it is elsewhere"
-            )
-        else:
+        if postfix_directory is not None:
             yield failure("postfix", str(error), "see the message")
+        elif exim.program() is None:
+            advice = "--postfix-config where it is elsewhere; --send proves any server's wiring"
+            yield note("postfix", f"not looked at: {error}", advice)
+    if name := exim.program():
+        yield from exim.examine(config, name)

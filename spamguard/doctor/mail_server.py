@@ -3,13 +3,12 @@
 Read with postconf(1), as it is in the files: a change that Postfix has not reloaded is not seen.
 """
 
-import grp
-import pwd
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from spamguard.config import Config
+from spamguard.doctor.access import closed_to
 from spamguard.doctor.findings import Finding, error, note, ok, warning
 from spamguard.errors import MailServerError
 from spamguard.wiring.lines import host_and_port, socket_path
@@ -149,7 +148,7 @@ class PostfixDoctor:
                 f'milter.listen = ["unix:{queue}/spamguard/milter.sock"], then {SETUP}',
             )
         elif (owner := self._postfix.get("mail_owner")) and (
-            closed := _closed(Path(inside), owner)
+            closed := closed_to(owner, Path(inside))
         ):
             yield error(
                 "permissions",
@@ -270,18 +269,3 @@ class PostfixDoctor:
 
 def _listens(port: int, services: list[Service]) -> bool:
     return any(re.fullmatch(rf"(.*:)?{port}/inet", s.key) for s in services)
-
-
-def _closed(path: Path, user: str) -> Path | None:
-    """Return what of a path a user may not pass or write to, or None; root's ways are not asked."""
-    try:
-        account = pwd.getpwnam(user)
-        groups = {account.pw_gid} | {g.gr_gid for g in grp.getgrall() if user in g.gr_mem}
-        for part, needed in [*((p, 1) for p in reversed(path.parents)), (path, 2)]:
-            status = part.stat()
-            shift = 6 if status.st_uid == account.pw_uid else 3 if status.st_gid in groups else 0
-            if not status.st_mode >> shift & needed:
-                return part
-    except (KeyError, OSError):
-        return None  # the door's own check says what is wrong with it
-    return None

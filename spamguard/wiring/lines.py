@@ -198,6 +198,8 @@ def exim(config: Config) -> str:
     endpoint = first(config.spamd.listen, key="spamd.listen", example=example)
     address = host_and_port(endpoint)
     shown = f"{address[0]} {address[1]}" if address else str(socket_path(endpoint))
+    if ":" in shown:
+        shown = f"<; {shown}"  # the option is a list, whose separator would be the colon
     return f"""\
 spamd_address = {shown}
 

@@ -15,15 +15,19 @@ from click.testing import CliRunner
 from spamguard.cli import cli
 from spamguard.config import Config
 from spamguard.database import migrate
+from spamguard.doctor import exim as exim_doctor
 from spamguard.doctor import findings, machine, service
 from spamguard.doctor.findings import Severity, worst
 from spamguard.doctor.mail_server import PostfixDoctor
 from spamguard.doctor.probe import send_and_look
 from spamguard.model.store import SHIPPED
+from spamguard.wiring import programs
 from spamguard.wiring.changes import write
 from spamguard.wiring.lines import Way
+from spamguard.wiring.lines import exim as exim_lines
 from spamguard.wiring.postfix import PostfixConfig
 from tests.support.daemons import free_port
+from tests.support.debian import need_user, unpacked
 from tests.support.postfix import Mailbox
 from tests.support.programs import require_program
 from tests.support.toy_model import write_toy_model
@@ -427,6 +431,59 @@ def test_a_socket_that_postfix_may_not_open_is_noticed(postfix, tmp_path):
         path.parent.chmod(0o700)
         found = [f.found for f in bad(examined(directory, config))]
         assert [f"{path.parent} is closed to nobody"] == list(dict.fromkeys(found))
+
+
+# -- Exim ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exim(tmp_path, monkeypatch):
+    """Put a real Exim, whose configuration setup printed, onto the system's path."""
+    package = unpacked("exim4-daemon-heavy")
+    need_user("Debian-exim")
+
+    def build(**sections):
+        (tmp_path / "exim.conf").write_text(
+            f"exim_user = Debian-exim\nkeep_environment =\nspool_directory = {tmp_path}\n"
+            + exim_lines(Config.model_validate(sections)).partition("\n\n")[0]
+        )
+        libraries = package.environment["LD_LIBRARY_PATH"]
+        (tmp_path / "bin").mkdir()
+        program = tmp_path / "bin" / "exim4"
+        program.write_text(
+            f"#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {package.path('usr/sbin/exim4')}"
+            f' -C {tmp_path}/exim.conf "$@"\n'
+        )
+        program.chmod(0o755)
+        monkeypatch.setattr(programs, "_SYSTEM_PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+
+    return build
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:1783", "[::1]:1783", "unix:/nowhere/spamd.sock"])
+def test_an_exim_that_asks_us_is_well(exim, listen):
+    sections = {"spamd": {"listen": [listen]}}
+    exim(**sections)
+    found = list(exim_doctor.examine(Config.model_validate(sections), exim_doctor.program()))
+    assert ["ok"] == [f.severity for f in found], found
+
+
+def test_an_exim_that_asks_another_or_nobody_is_noticed(exim):
+    exim(spamd={"listen": ["127.0.0.1:1783"]})
+    other = Config.model_validate({"spamd": {"listen": ["127.0.0.1:1784"]}})
+    said = the_one(exim_doctor.examine(other, "exim4"))
+    assert "error: spamd_address = 127.0.0.1 1783: not ours (127.0.0.1:1784)" == said
+    assert "door is closed" in the_one(exim_doctor.examine(Config(), "exim4"))
+
+
+def test_a_socket_that_exim_may_not_open_is_noticed(exim, tmp_path):
+    path = tmp_path / "spamd.sock"
+    sections = {"spamd": {"listen": [f"unix:{path}"]}}
+    exim(**sections)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        said = the_one(exim_doctor.examine(Config.model_validate(sections), "exim4"))
+    assert "is closed to Debian-exim" in said
 
 
 # -- mail ------------------------------------------------------------------------------------

@@ -126,6 +126,7 @@ def test_exim_and_sendmail_are_told_of_other_addresses():
         spamd={"listen": ["127.0.0.1:1783"]}, milter={"listen": ["unix:/run/spamguard/m.sock"]}
     )
     assert "spamd_address = 127.0.0.1 1783\n" in lines.exim(settings)
+    assert "spamd_address = <; ::1 7\n" in lines.exim(config(spamd={"listen": ["[::1]:7"]}))
     assert "S=unix:/run/spamguard/m.sock," in lines.sendmail(settings)
     assert "S=inet6:7@::1," in lines.sendmail(config(milter={"listen": ["[::1]:7"]}))
     with pytest.raises(ConfigError, match="spamd.listen = "):

@@ -13,7 +13,7 @@ from spamguard.errors import ConfigError, MailServerError
 from spamguard.wiring.changes import FileChange
 from spamguard.wiring.programs import run
 
-FILES = Path(__file__).with_name("dovecot")
+FILES = Path(__file__).with_name("dovecot_files")
 SNIPPET = "90-spamguard.conf"
 SCRIPTS = ("report-spam.sieve", "report-ham.sieve")
 PROGRAM = "spamguard-report"

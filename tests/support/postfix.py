@@ -6,6 +6,7 @@ filters nothing, and the re-injection port behind the content filter.
 """
 
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -17,7 +18,7 @@ from aiosmtpd.smtp import SMTP
 from tests.support.daemons import free_port, wait_for
 from tests.support.programs import require_program
 
-_SERVICES = """\
+SERVICES = """\
 pickup    unix  n - n 60 1 pickup
 cleanup   unix  n - n - 0 cleanup
 qmgr      unix  n - n 1 1 qmgr
@@ -122,17 +123,15 @@ class Postfix:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        wait_for(self._listens, what=f"postfix listening, see {self.directory / 'log'}")
+        wait_for(self.listens, what=f"postfix listening, see {self.directory / 'log'}")
         return self
 
-    def _listens(self):
-        import socket
+    def listens(self):
+        return self.is_open(self.plain_port) and self.is_open(self.reinjection_port)
 
-        for port in (self.plain_port, self.reinjection_port):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)):
-                    return False
-        return True
+    def is_open(self, port):
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
 
     def _write_main(self):
         root = self.directory
@@ -190,7 +189,7 @@ milter_protocol = 6
             for name, endpoint in self._others.items()
         )
         (self.conf / "master.cf").write_text(
-            _SERVICES
+            SERVICES
             + others
             + f"""\
 127.0.0.1:{self.plain_port} inet n - n - - smtpd

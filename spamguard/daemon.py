@@ -107,7 +107,8 @@ class Daemon:
         Raises:
             ModelError: the model cannot be used.
             StoreError: the state directory or database cannot be used.
-            ConfigError: an address cannot be listened on.
+            AddressError: an address to listen on is taken.
+            ConfigError: it cannot be listened on for another reason.
         """
         self._prepare_state()
         self.pool = self._build_pool(self._wanted_version())

@@ -4,6 +4,7 @@ What goes on behind each is its own module under `frontends/`; nothing is decide
 """
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from spamguard.config import Config
-from spamguard.errors import ConfigError
+from spamguard.errors import AddressError, ConfigError
 from spamguard.filter import Filter
 from spamguard.frontends.milter import MilterServer
 from spamguard.frontends.smtp import SmtpServer
@@ -21,6 +22,8 @@ from spamguard.next_hop import NextHop
 from spamguard.observe import Metrics
 from spamguard.report import CorrectionSink, ReportDesk
 
+# Another program has it, or its interface is not up yet: trying again can help.
+_NOT_FREE = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}
 MIN_TOKEN_CHARS = 16  # 128 bits in hexadecimal are twice that
 
 
@@ -82,8 +85,9 @@ class Doors:
             passed: listening sockets that were opened for us, with the name of their door.
 
         Raises:
-            ConfigError: an address cannot be listened on, a socket is for no door, or the token
-                file is no use.
+            AddressError: an address is taken, or not ours (yet).
+            ConfigError: it cannot be listened on for another reason, a socket is for no door, or
+                the token file is no use.
         """
         config = self._config
         doors: dict[str, tuple[Callable[[], Door], tuple[str, ...], str]] = {
@@ -191,9 +195,8 @@ class Doors:
                     address = await door.start_tcp(host.strip("[]"), int(port))
                     bound = _shown(address)
             except OSError as error:
-                raise ConfigError(
-                    f"{name}.listen = {endpoint!r}: {error.strerror or error}"
-                ) from error
+                kind = AddressError if error.errno in _NOT_FREE else ConfigError
+                raise kind(f"{name}.listen = {endpoint!r}: {error.strerror or error}") from error
             self.addresses.setdefault(name, []).append(bound)
 
 

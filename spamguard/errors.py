@@ -19,6 +19,12 @@ class ConfigError(SpamGuardError):
     exit_code = 78  # EX_CONFIG
 
 
+class AddressError(SpamGuardError):
+    """An address to listen on is taken, or not on this machine (yet)."""
+
+    exit_code = 71  # EX_OSERR
+
+
 class DataError(SpamGuardError):
     """Input that was given by path (a message, a data set) is not what was expected."""
 

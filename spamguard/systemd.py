@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import MutableMapping
+from contextlib import suppress
 
 from spamguard.errors import ConfigError
 
@@ -69,7 +70,7 @@ def passed_sockets(environment: MutableMapping[str, str]) -> list[tuple[str, soc
     """Return the sockets that were opened for this process, with their names, and take them.
 
     Raises:
-        ConfigError: the variables contradict each other, or a descriptor is no socket.
+        ConfigError: the variables contradict each other, or a descriptor is no listening socket.
     """
     count = environment.pop("LISTEN_FDS", "")
     names = [name for name in environment.pop("LISTEN_FDNAMES", "").split(":") if name]
@@ -77,11 +78,20 @@ def passed_sockets(environment: MutableMapping[str, str]) -> list[tuple[str, soc
         return []
     if len(names) != int(count):
         raise ConfigError(f"LISTEN_FDNAMES: expected {count} names, got {':'.join(names)!r}")
-    found = []
-    for number, name in enumerate(names, start=FIRST_DESCRIPTOR):
+    return [(name, _open(number, name)) for number, name in enumerate(names, FIRST_DESCRIPTOR)]
+
+
+def _open(number: int, name: str) -> socket.socket:
+    try:
         os.set_inheritable(number, False)  # noqa: FBT003 - the scorers must not hold it open
-        try:
-            found.append((name, socket.socket(fileno=number)))
-        except OSError as error:
-            raise ConfigError(f"LISTEN_FDS: {name!r} is no socket: {error.strerror}") from error
-    return found
+        passed = socket.socket(fileno=number)
+    except OSError as error:
+        raise ConfigError(f"LISTEN_FDS: {name!r} is no socket: {error.strerror}") from error
+    listens = False
+    with suppress(OSError):  # not every kind of socket knows the option
+        listens = bool(passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    if passed.type != socket.SOCK_STREAM or not listens:
+        raise ConfigError(
+            f"LISTEN_FDS: {name!r}: expected a listening stream socket (ListenStream=, Accept=no)"
+        )
+    return passed

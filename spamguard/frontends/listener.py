@@ -62,14 +62,18 @@ class Listener:
     async def start_socket(self, listening: socket.socket) -> None:
         """Listen on a socket that is already open (socket activation), TCP or Unix."""
         loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_server(self._protocol, sock=listening))
+        # The backlog again: asyncio calls listen(2), which would cut it to asyncio's own 100.
+        server = await loop.create_server(self._protocol, sock=listening, backlog=BACKLOG)
+        self._servers.append(server)
 
-    def stop_listening(self) -> None:
-        """Accept no more; connections that are there go on."""
+    async def stop_listening(self) -> None:
+        """Accept no more; connections that are there go on, and all of them are known then."""
         for server in self._servers:
             server.close()
         for path in self._unix_paths:
             path.unlink(missing_ok=True)
+        # Between accept(2) and connection_made lie a few turns of the event loop.
+        await asyncio.sleep(_LOOK_SECONDS)
 
     async def let_finish(
         self, connections: Collection[Connection], deadline_seconds: float

@@ -113,7 +113,7 @@ class MilterServer(Listener):
         A message that is still being judged at the deadline is deferred; of one that was not
         yet received the MTA sees the connection close and applies its default action.
         """
-        self.stop_listening()
+        await self.stop_listening()
         await self.let_finish(self.connections, deadline_seconds)
         for connection in list(self.connections):
             connection.cut()

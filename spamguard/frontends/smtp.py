@@ -96,7 +96,7 @@ class SmtpServer(Listener):
 
     async def drain(self, deadline_seconds: float) -> None:
         """Stop accepting, let transactions in flight finish, then cut the rest."""
-        self.stop_listening()
+        await self.stop_listening()
         await self.let_finish(self.connections, deadline_seconds)
         for session in list(self.connections):
             session.abort()

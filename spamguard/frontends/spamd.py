@@ -76,7 +76,7 @@ class SpamdServer(Listener):
 
     async def drain(self, deadline_seconds: float) -> None:
         """Stop accepting, answer what is in flight, then cut the rest."""
-        self.stop_listening()
+        await self.stop_listening()
         if self._connections:
             _, left = await asyncio.wait(self._connections, timeout=deadline_seconds)
             for task in left:

@@ -13,7 +13,7 @@ from tests.support.daemons import Daemon, wait_for
 from tests.support.mail import HAM, SPAM, message
 from tests.support.toy_model import write_toy_model
 
-EX_CONFIG, EX_IOERR, EX_UNAVAILABLE = 78, 74, 69
+EX_CONFIG, EX_IOERR, EX_OSERR, EX_UNAVAILABLE = 78, 74, 71, 69
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_reload_applies_policy_and_names_what_needs_a_restart(tmp_path):
         ({"model.version": "no-such"}, EX_CONFIG, "no-such/manifest.json: No such file"),
         ({"policy.spam": "explode"}, EX_CONFIG, "policy.spam = 'explode'"),
         ({"paths.state": "/proc/nowhere"}, EX_IOERR, "/proc/nowhere"),
-        ({"milter.listen": ["192.0.2.1:1"]}, EX_CONFIG, "milter.listen = '192.0.2.1:1'"),
+        ({"milter.listen": ["192.0.2.1:1"]}, EX_OSERR, "milter.listen = '192.0.2.1:1'"),
     ],
 )
 def test_what_cannot_work_is_refused_at_start(tmp_path, settings, code, words):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import time
 
 import pytest
@@ -92,6 +93,33 @@ def test_passed_sockets_are_used_in_place_of_the_configured_ones(tmp_path, setti
             pass  # waits there
     tcp.close()
     unix.close()
+
+
+def test_a_passed_socket_keeps_room_for_those_who_wait(tmp_path, settings):
+    server = socket.create_server(("127.0.0.1", 0), backlog=512)
+    with Managed(tmp_path, sockets=(server,), names=("milter",), **settings) as daemon:
+        daemon.hear_until("READY")
+        info = server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        (backlog,) = struct.unpack_from("I", info, 28)  # tcpi_sacked, of one that listens
+        assert 512 == backlog
+    server.close()
+
+
+@pytest.mark.parametrize("kind", ["datagram", "connected", "file"])
+def test_what_does_not_listen_is_one_clear_message(tmp_path, settings, kind):
+    kinds = {"datagram": socket.SOCK_DGRAM}
+    pair = socket.socketpair(socket.AF_UNIX, kinds.get(kind, socket.SOCK_STREAM))
+    file = (tmp_path / "file").open("w")
+    passed = file if kind == "file" else pair[0]
+    daemon = Managed(tmp_path, sockets=(passed,), names=("milter",), **settings)
+    try:
+        assert os.EX_CONFIG == daemon.start().process.wait(30)
+    finally:
+        for each in (*pair, file, daemon.channel):
+            each.close()
+    text = daemon.log.read_text()
+    assert "LISTEN_FDS: 'milter'" in text
+    assert "Traceback" not in text
 
 
 def test_a_socket_for_no_door_is_one_clear_message(tmp_path, settings):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from tests.bench import load, process, retraining, trouble
+from tests.bench import load, overload, process, retraining, trouble
 from tests.bench.chaos import chaos
 from tests.bench.compare import compare
 from tests.bench.disguise import disguise
@@ -21,6 +21,9 @@ BENCHES = {
     "custody": trouble.custody,
     "chaos": chaos,
     "compare": compare,
+    "overload": overload.overload,
+    "growth": overload.growth,
+    "scaling": overload.scaling,
     "retrain": retraining.retrain,
     "disguise": disguise,
 }

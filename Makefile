@@ -1,10 +1,11 @@
 # make demo: see mail judged. make test: every check. Both begin with make setup.
+# make deb: the Debian package, into dist/. make man: the manual page, on the terminal.
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
-CHECKED := spamguard tests deploy/demo.py
+CHECKED := spamguard tests deploy/demo.py deploy/man.py
 
-.PHONY: setup demo test lint types unit integration system bench clean
+.PHONY: setup demo test lint types unit integration system bench deb man clean
 
 setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -36,6 +37,12 @@ unit integration system: $(VENV)/.installed-for-tests
 
 bench: $(VENV)/.installed-for-tests
 	$(VENV)/bin/python -m tests.bench
+
+deb:
+	deploy/debian/build dist
+
+man: setup
+	$(VENV)/bin/python deploy/man.py | man -l -
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -233,6 +233,35 @@ def migrate(path: Path) -> None:
         path.chmod(0o600)
 
 
+def examine(path: Path) -> list[str]:
+    """Return what is wrong with a database, in words; nothing is written to it.
+
+    Raises:
+        StoreError: it cannot be opened or is no database.
+    """
+    connection = None
+    try:
+        connection = sqlite3.connect(
+            # Not mode=ro, which leaves -shm and -wal behind where no daemon runs.
+            f"{path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            timeout=BUSY_TIMEOUT_SECONDS,
+        )
+        connection.execute("PRAGMA query_only=ON")
+        rows = connection.execute("PRAGMA quick_check(10)").fetchall()
+        problems = [text for (text,) in rows if text != "ok"]
+        database = Database(connection)
+        known = {migration.name for migration in migrations._migrations}  # noqa: SLF001
+        applied = {migration.name for migration in migrations.applied(database)}
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"{path}: {error}") from error
+    finally:
+        if connection is not None:
+            connection.close()
+    problems += [f"written by a newer SpamGuard (migration {name})" for name in applied - known]
+    return problems + [f"not migrated yet ({name})" for name in sorted(known - applied)]
+
+
 def _back_up(database: Database, target: Path) -> None:
     part = target.with_suffix(".part")
     copy = sqlite3.connect(part)

@@ -135,3 +135,9 @@ class OverloadedError(ScoringError):
 
 class WorkerCrashedError(ScoringError):
     """The scorer process died while it had this message."""
+
+
+class MailServerError(SpamGuardError):
+    """A mail server is not there, cannot be asked, or its files are not what they were."""
+
+    exit_code = 69  # EX_UNAVAILABLE

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from spamguard import html
+from spamguard.charsets import codec_of
 
 # Limits. Each bounds the work that one message can cause; typical mail is far below.
 MAX_PARSED_BYTES = 512 * 1024  # text stands before attachments in practice
@@ -33,10 +34,6 @@ MAX_LINKS = 64
 MAX_BASE64_PIECES = 20_000  # of one part; a padding after each line of 16 bytes fits
 MAX_ATTACHMENTS = 16
 
-# Codecs that are no character sets, or whose cost is not linear in their input.
-_REFUSED_CHARSETS = frozenset(
-    {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "utf_7", "utf-7"}
-)
 _URL = re.compile(r"\bhttps?://[^\s<>\"')\]]{4,}", re.IGNORECASE)
 
 
@@ -280,7 +277,7 @@ def _walk(fields: list[tuple[str, str]], body: bytes, found: _Findings) -> None:
         part = _part_header(fields)
         content_type = part.get_content_type()
         if content_type.startswith("multipart/"):
-            boundary = _boundary(part)
+            boundary = _parameter(part, "boundary").rstrip()
             pieces = _split_parts(body, boundary, found) if boundary else []
             if not pieces:
                 found.defects["boundary"] = None
@@ -310,11 +307,18 @@ def _part_header(fields: Iterable[tuple[str, str]]) -> email.message.Message:
     return part
 
 
-def _boundary(part: email.message.Message) -> str:
+def _parameter(part: email.message.Message, name: str, field: str = "content-type") -> str:
+    """Return a parameter of a field, or "" where there is none that can be read."""
     try:
-        return part.get_boundary("") or ""
-    except (ValueError, LookupError):
+        value = part.get_param(name, "", field)
+    except (ValueError, LookupError, TypeError):
+        # TypeError: "name*" beside "name*0*"; email.utils cannot sort them.
         return ""
+    if isinstance(value, tuple):  # RFC 2231 section 4: charset, language, octets
+        charset, _, octets = value
+        codec = codec_of(charset or "us-ascii") or "latin-1"
+        return octets.encode("latin-1", "replace").decode(codec, "replace")
+    return value
 
 
 def _split_parts(body: bytes, boundary: str, found: _Findings) -> list[bytes]:
@@ -344,10 +348,8 @@ def _without_line_break(piece: bytes) -> bytes:
 
 
 def _filename(part: email.message.Message) -> str:
-    try:
-        return part.get_filename("") or ""
-    except (ValueError, LookupError):
-        return ""
+    found = _parameter(part, "filename", "content-disposition") or _parameter(part, "name")
+    return found.strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -381,7 +383,7 @@ def leaves(raw: bytes) -> list[Leaf]:
         part.set_default_type(default)
         content_type = part.get_content_type()
         is_multipart = content_type.startswith("multipart/") and depth < MAX_DEPTH
-        boundary = _boundary(part) if is_multipart else ""
+        boundary = _parameter(part, "boundary").rstrip() if is_multipart else ""
         if pieces := _split_parts(body, boundary, found) if boundary else []:
             # RFC 2046 section 5.1.5: what a digest does not declare is a message.
             inner = "message/rfc822" if content_type == "multipart/digest" else "text/plain"
@@ -452,7 +454,8 @@ def _decode_transfer(part: email.message.Message, body: bytes, found: _Findings)
         if len(clean) < 0.9 * len(body.translate(None, b"\r\n= \t")):
             found.defects["base64"] = None
         # Padding in the middle ends a piece and not the text: mail readers go on behind it.
-        pieces = _PADDING.split(body) if b"=" in body.rstrip(b"\r\n\t =") else [clean]
+        is_whole = b"=" not in body.rstrip(b"\r\n\t =")
+        pieces = [clean] if is_whole else _PADDING.split(body, MAX_BASE64_PIECES)
         return b"".join(map(_decode_piece, pieces[:MAX_BASE64_PIECES]))
     return body
 
@@ -465,21 +468,16 @@ def _decode_piece(piece: bytes) -> bytes:
 
 
 def _decode_charset(part: email.message.Message, data: bytes, found: _Findings) -> str:
-    try:
-        declared = (part.get_content_charset("") or "").lower()
-    except (ValueError, LookupError):
-        declared = ""
-    if declared in _REFUSED_CHARSETS:
+    declared = _parameter(part, "charset")
+    codec = codec_of(declared)
+    if declared and not codec:
         found.defects["charset"] = None
-        declared = ""
-    if declared and declared not in {"us-ascii", "ascii", "utf-8"}:
-        # GB2312 is declared for what is GBK in practice; GB18030 reads both.
-        codec = "gb18030" if declared in {"gb2312", "gbk"} else declared
+    if codec not in {"", "ascii", "utf_8"}:
         try:
             return data.decode(codec)
-        except (UnicodeDecodeError, LookupError, ValueError):
+        except ValueError:
             found.defects["charset"] = None
-    return _guess_charset(data, declared, found)
+    return _guess_charset(data, codec, found)
 
 
 def _guess_charset(data: bytes, declared: str, found: _Findings) -> str:
@@ -489,12 +487,9 @@ def _guess_charset(data: bytes, declared: str, found: _Findings) -> str:
         if error.reason == "unexpected end of data":  # cut inside the last character
             return data.decode("utf-8", "ignore")
         found.defects["charset"] = None
-    for codec in (declared, "iso-2022-jp" if b"\x1b$" in data else ""):
-        if codec and codec not in {"us-ascii", "ascii", "utf-8"}:
-            try:
-                return data.decode(codec, "replace")
-            except (LookupError, ValueError):
-                continue
+    for codec in (declared, "iso2022_jp" if b"\x1b$" in data else ""):
+        if codec not in {"", "ascii", "utf_8"}:
+            return data.decode(codec, "replace")
     return data.decode("cp1252", "replace")
 
 
@@ -511,15 +506,7 @@ def decode_words(value: str) -> str:
         if isinstance(chunk, str):
             words.append(chunk)
             continue
-        codec = (charset or "utf-8").lower()
-        if codec in _REFUSED_CHARSETS:
-            codec = "latin-1"
-        try:
-            words.append(
-                chunk.decode("gb18030" if codec in {"gb2312", "gbk"} else codec, "replace")
-            )
-        except (LookupError, ValueError):
-            words.append(chunk.decode("latin-1"))
+        words.append(chunk.decode(codec_of(charset or "utf-8") or "latin-1", "replace"))
     return "".join(words)
 
 

@@ -24,7 +24,7 @@ MAX_SUBJECT_CHARS = 200
 MAX_NAME_CHARS = 60
 MAX_DOMAINS = 3
 MIN_PART_CHARS = 40  # a text of its own, far from the rest; less is a greeting or a page number
-SHOWN_OF_PART_CHARS = 250  # about half of what the BERT reads
+SHOWN_OF_PART_CHARS = 120  # about half of what the BERT reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

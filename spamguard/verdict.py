@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from spamguard import gtube
 from spamguard.message import Envelope
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -76,7 +77,7 @@ class Score:
         authentication_results: the topmost Authentication-Results fields (RFC 8601), bounded.
         truncated: whether the model saw only a part of the message.
         simhash: 64 bits that near-duplicates share (`campaign.simhash`), or None.
-        decided_by: which part of the model, see `model.classifier.Judgement`.
+        decided_by: which part of the model, see `model.classifier.Judgement`; or `gtube.REASON`.
         unknown_share, projection: for seeing drift, see there too.
         defects: what was wrong with the message's form.
         milliseconds: time in the scorer, without waiting.
@@ -192,6 +193,8 @@ def judge(score: Score, thresholds: Thresholds, verdict_id: str) -> Verdict:
         label, reason = Label.UNSURE, f"score at least {thresholds.unsure:.4g}"
     else:
         label, reason = Label.HAM, f"score below {thresholds.unsure:.4g}"
+    if score.decided_by == gtube.REASON:
+        label, reason = Label.SPAM, gtube.REASON
     return Verdict(
         id=verdict_id,
         label=label,

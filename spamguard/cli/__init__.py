@@ -15,7 +15,18 @@ import click
 
 import spamguard
 from spamguard.cli import config as config_commands
-from spamguard.cli import corrections, daemon, models, quarantine, report, retrain, scan, training
+from spamguard.cli import (
+    corrections,
+    daemon,
+    doctor,
+    models,
+    quarantine,
+    report,
+    retrain,
+    scan,
+    setup,
+    training,
+)
 from spamguard.cli.common import Context
 from spamguard.errors import SpamGuardError
 
@@ -75,6 +86,8 @@ for command in (
     daemon.serve,
     daemon.status,
     daemon.reload,
+    setup.setup,
+    doctor.doctor,
     scan.scan,
     config_commands.config,
     models.models,

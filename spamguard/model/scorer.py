@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from spamguard import gtube
 from spamguard.campaign import simhash
 from spamguard.message import parse_message
 from spamguard.model.classifier import Classifier
@@ -38,8 +39,9 @@ class MessageScorer:
         message = parse_message(raw)
         model_input = build_model_input(message)
         judgement = self._classifier.judge(model_input.text)
+        is_test = gtube.has_gtube(message.text) or gtube.has_gtube(message.html_text)
         return Score(
-            spam_probability=judgement.spam_probability,
+            spam_probability=1.0 if is_test else judgement.spam_probability,
             model_version=self._version,
             fingerprint=message.fingerprint,
             message_id=message.message_id,
@@ -47,7 +49,7 @@ class MessageScorer:
             authentication_results=message.authentication_results,
             truncated=model_input.truncated,
             simhash=simhash(model_input.text),
-            decided_by=judgement.decided_by,
+            decided_by=gtube.REASON if is_test else judgement.decided_by,
             unknown_share=judgement.unknown_share,
             projection=judgement.projection,
             defects=message.defects,

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
-from tests.bench import load, process, retraining, trouble
+from tests.bench import load, overload, process, retraining, trouble
 from tests.bench.chaos import chaos
+from tests.bench.compare import compare
 from tests.bench.disguise import disguise
 from tests.bench.report import console, machine
 
@@ -19,6 +20,10 @@ BENCHES = {
     "hostile": trouble.hostile,
     "custody": trouble.custody,
     "chaos": chaos,
+    "compare": compare,
+    "overload": overload.overload,
+    "growth": overload.growth,
+    "scaling": overload.scaling,
     "retrain": retraining.retrain,
     "disguise": disguise,
 }

@@ -11,6 +11,11 @@ _NUMBERED = re.compile(rb"^Subject: ", re.IGNORECASE | re.MULTILINE)
 _TARGET_BYTES = (3_000, 6_000, 12_000, 30_000)
 
 
+def renumbered(mail, number):
+    """Return the messages with another number in each Subject: new ones, for what remembers."""
+    return [_NUMBERED.sub(rb"\g<0>%d " % (number * 104_729 + n), m, 1) for n, m in enumerate(mail)]
+
+
 def messages(count, *, seed=1):
     """Return ``count`` messages of 3 to 30 KB, made of the non-hostile samples; X-Number counts."""
     generator = random.Random(seed)

@@ -146,7 +146,7 @@ async def test_milter_refuses_a_local_submission_at_its_end_only():
             wire.Connect(hostname=b"localhost", family=b"4", port=0, address=b"127.0.0.1"),
         )
         answer = await mta.deliver(REPORT, recipients=[SPAM_PATH])
-        await mta.send(wire.Quit())
+        await mta.close()
     assert wire.ReplyCode(text=REFUSAL.encode()) == answer.verdict
     assert [] == made.reported
 

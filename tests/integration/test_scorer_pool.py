@@ -98,17 +98,27 @@ async def test_a_hang_times_out_and_the_scorer_is_replaced_at_the_hard_limit(sta
     assert (await pool.score(message(SPAM), timeout_seconds=30)).spam_probability > 0.9
 
 
-async def test_more_waiting_than_allowed_are_refused_at_once(start):
+async def test_more_waiting_than_allowed_wait_half_their_time_for_a_place(start):
     pool = await start(max_waiting=2)
     (process,) = pool.process_ids
     os.kill(process, signal.SIGSTOP)
-    tasks = [asyncio.create_task(pool.score(message(HAM), timeout_seconds=20)) for _ in range(5)]
+    tasks = [asyncio.create_task(pool.score(message(HAM), timeout_seconds=10)) for _ in range(3)]
+    await asyncio.sleep(0)
+    late = [asyncio.create_task(pool.score(message(HAM), timeout_seconds=1)) for _ in range(2)]
     await asyncio.sleep(0.2)
-    refused = [task for task in tasks if task.done()]
-    assert len(refused) == 2
-    assert all(isinstance(task.exception(), OverloadedError) for task in refused)
+    assert pool.waiting == 2
+    assert not any(task.done() for task in [*tasks, *late])
+    done, _ = await asyncio.wait(late, timeout=2)
+    assert done == set(late)
+    assert all(isinstance(task.exception(), OverloadedError) for task in late)
     os.kill(process, signal.SIGCONT)
-    assert len(await asyncio.gather(*(t for t in tasks if t not in refused))) == 3
+    assert len(await asyncio.gather(*tasks)) == 3
+
+
+async def test_who_waits_for_a_place_gets_it_when_one_is_free(start):
+    pool = await start(max_waiting=1)
+    tasks = [asyncio.create_task(pool.score(message(HAM), timeout_seconds=20)) for _ in range(9)]
+    assert len(await asyncio.gather(*tasks)) == 9
 
 
 async def test_a_cancelled_wait_gives_the_scorer_back(start):

@@ -6,6 +6,7 @@ filters nothing, and the re-injection port behind the content filter.
 """
 
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -17,7 +18,7 @@ from aiosmtpd.smtp import SMTP
 from tests.support.daemons import free_port, wait_for
 from tests.support.programs import require_program
 
-_SERVICES = """\
+SERVICES = """\
 pickup    unix  n - n 60 1 pickup
 cleanup   unix  n - n - 0 cleanup
 qmgr      unix  n - n 1 1 qmgr
@@ -85,7 +86,9 @@ class Mailbox:
 
 
 class Postfix:
-    def __init__(self, directory: Path, *, milter: str, filter_port: int, mailbox: Mailbox):
+    def __init__(
+        self, directory: Path, *, milter: str, filter_port: int, mailbox: Mailbox, others=()
+    ):
         for program in ("postfix", "postqueue", "postsuper", "postconf"):
             require_program(program)
         self.directory = directory
@@ -96,6 +99,9 @@ class Postfix:
         self.plain_port = free_port()  # through nothing
         self.reinjection_port = free_port()
         self._milter = milter
+        # More milters to compare with: (name, endpoint), each behind a port of its own.
+        self._others = dict(others)
+        self.ports = {name: free_port() for name in self._others}
         self._filter_port = filter_port
         self._mailbox = mailbox
         self._master = None
@@ -117,17 +123,15 @@ class Postfix:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        wait_for(self._listens, what=f"postfix listening, see {self.directory / 'log'}")
+        wait_for(self.listens, what=f"postfix listening, see {self.directory / 'log'}")
         return self
 
-    def _listens(self):
-        import socket
+    def listens(self):
+        return self.is_open(self.plain_port) and self.is_open(self.reinjection_port)
 
-        for port in (self.plain_port, self.reinjection_port):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)):
-                    return False
-        return True
+    def is_open(self, port):
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
 
     def _write_main(self):
         root = self.directory
@@ -179,8 +183,14 @@ milter_protocol = 6
             "receive_override_options=no_unknown_recipient_checks,no_header_body_checks,"
             "no_milters,no_address_mappings"
         )
+        others = "".join(
+            f"127.0.0.1:{self.ports[name]} inet n - n - - smtpd\n"
+            f"  -o smtpd_milters={{{endpoint},default_action=tempfail,content_timeout=60s}}\n"
+            for name, endpoint in self._others.items()
+        )
         (self.conf / "master.cf").write_text(
-            _SERVICES
+            SERVICES
+            + others
             + f"""\
 127.0.0.1:{self.plain_port} inet n - n - - smtpd
 127.0.0.1:{self.milter_port} inet n - n - - smtpd

@@ -14,9 +14,11 @@ ALLOWED = {
     "visibility": set(),
     "html": {"visibility"},
     "campaign": set(),
+    "gtube": set(),
     "wire": {"errors", "wire"},
-    "message": {"errors", "html"},
-    "verdict": {"errors", "message"},
+    "charsets": set(),
+    "message": {"charsets", "errors", "html"},
+    "verdict": {"errors", "gtube", "message"},
     "report": {"message", "verdict"},
     "disguise": set(),
     "model_input": {"message", "html", "disguise"},
@@ -30,7 +32,7 @@ ALLOWED = {
     "feedback": {
         "feedback", "campaign", "database", "message", "model_input", "report", "verdict", "errors", "observe",
     },
-    "model": {"model", "campaign", "message", "model_input", "verdict", "errors", "observe"},
+    "model": {"model", "campaign", "gtube", "message", "model_input", "verdict", "errors", "observe"},
     "frontends": {
         "wire", "filter", "next_hop", "handover", "message", "report", "verdict", "errors", "observe",
         "frontends.listener", "frontends.points",
@@ -47,6 +49,11 @@ ALLOWED = {
         "training", "model", "feedback", "campaign", "database", "report", "message", "model_input", "html", "verdict", "config",
         "errors", "observe",
     },
+    "doctor": {
+        "config", "database", "doctor", "doors", "errors", "frontends", "gtube", "model", "verdict",
+        "wire", "wiring",
+    },
+    "wiring": {"config", "errors", "wiring"},
     "scan": {"model", "verdict", "errors", "observe"},
     "tables": {
         "message", "model_input", "verdict", "model", "quarantine", "scan", "feedback",

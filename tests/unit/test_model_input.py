@@ -119,7 +119,7 @@ def test_of_texts_far_apart_each_is_shown(body, content_type):
     text = text_of("Subject: s", body=body, content_type=f"{content_type}; charset=utf-8")
     subject, first, second = text.split("\n")
     assert subject == "s"
-    assert {first, second} == {PITCH, HONEST[:250].strip()}
+    assert {first, second} == {PITCH, HONEST[:120].strip()}
 
 
 @pytest.mark.parametrize("gap", ["\n" * 8, "\n" * 40 + "page 2" + "\n" * 40])

@@ -1,0 +1,1 @@
+"""`spamguard doctor`: is everything as it must be, and if not, what to do."""

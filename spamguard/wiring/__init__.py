@@ -1,0 +1,1 @@
+"""How mail servers are told of SpamGuard: `spamguard setup`, and what `spamguard doctor` reads."""

@@ -374,8 +374,12 @@ def load_config(
     """
     values: dict[str, Any] = {}
     source = "built-in defaults"
-    if path is not None or DEFAULT_PATH.exists():
-        path = path or DEFAULT_PATH
+    try:
+        if path is None and DEFAULT_PATH.exists():
+            path = DEFAULT_PATH
+    except OSError as error:  # its directory is closed to us
+        raise ConfigError(f"{DEFAULT_PATH}: {error.strerror or error}") from error
+    if path is not None:
         source = str(path)
         values = _read_toml(path)
     origin: dict[str, str] = {}

@@ -21,7 +21,7 @@ from watchdog.observers import Observer
 
 import spamguard
 from spamguard.config import Config
-from spamguard.database import migrate
+from spamguard.database import check_clock, migrate, store_error
 from spamguard.doors import Doors
 from spamguard.errors import (
     ConfigError,
@@ -166,10 +166,11 @@ class Daemon:
             self.config.paths.quarantine.mkdir(exist_ok=True, mode=0o700)
             self._lock_file = (state / "daemon.lock").open("w")
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            check_clock(self.config.paths.database, self._clock())
         except BlockingIOError as error:
             raise StoreError(f"{state}: another daemon uses this state directory") from error
         except OSError as error:
-            raise StoreError(f"{state}: {error.strerror or error}") from error
+            raise store_error(state, error) from error
         migrate(self.config.paths.database)
         if removed := self.quarantine.recover():
             log.warning("removed unfinished quarantine files", extra={"count": removed})

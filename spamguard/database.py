@@ -4,18 +4,32 @@ Whoever needs it opens a connection for one piece of work and closes it again: a
 belongs to its thread, and opening one costs less than a millisecond.
 """
 
+import os
 import secrets
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlite_utils import Database, Migrations
 
-from spamguard.errors import StoreBusyError, StoreError
+from spamguard.errors import (
+    ClockError,
+    SchemaError,
+    StoreAccessError,
+    StoreBusyError,
+    StoreError,
+)
 
 BUSY_TIMEOUT_SECONDS = 30  # writers wait for each other this long
+# How far the clock may stand before our last write. Retention counts in days; a machine that
+# starts without a clock is years off.
+MAX_CLOCK_LAG_SECONDS = 24 * 3600.0
+# SQLite's words for owner or mode being wrong; a whole file system that is read-only is found
+# before a database is opened.
+_NO_ACCESS = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
 
 migrations = Migrations("spamguard")
 
@@ -120,6 +134,7 @@ def open_database(path: Path) -> Iterator[Database]:
 
     Raises:
         StoreBusyError: another process kept it locked.
+        StoreAccessError: its owner or mode, or its directory's, are wrong.
         StoreError: it cannot be opened or written, or the work fails in SQLite.
     """
     connection = None
@@ -127,14 +142,45 @@ def open_database(path: Path) -> Iterator[Database]:
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS)
         connection.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut
         yield Database(connection)
-    except (sqlite3.Error, OSError) as error:
+    except sqlite3.Error as error:
         # The primary code is in the low byte: SQLITE_BUSY_SNAPSHOT and others are busy too.
-        is_busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-        kind = StoreBusyError if is_busy else StoreError
-        raise kind(f"{path}: {error}") from error
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_BUSY:
+            raise StoreBusyError(f"{path}: {error}") from error
+        if code in _NO_ACCESS:
+            raise StoreAccessError(
+                f"{path}: {error}: expected it and its directory to be user {os.geteuid()}'s"
+            ) from error
+        raise StoreError(f"{path}: {error}") from error
+    except OSError as error:
+        raise store_error(path, error) from error
     finally:
         if connection is not None:
             connection.close()
+
+
+def store_error(path: Path, error: OSError) -> StoreError:
+    """Return what an error of the operating system means for our state."""
+    kind = StoreAccessError if isinstance(error, PermissionError) else StoreError
+    return kind(f"{path}: {error.strerror or error}")
+
+
+def check_clock(path: Path, now: float) -> None:
+    """Refuse a clock that has not been set: what is written with it would expire at once later.
+
+    Raises:
+        ClockError: it stands long before the last write to the database.
+    """
+    files = (path, path.with_name(f"{path.name}-wal"))
+    written_at = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+    if now < written_at - MAX_CLOCK_LAG_SECONDS:
+        said, known = (
+            f"{datetime.fromtimestamp(t, UTC):%Y-%m-%d %H:%M}Z" for t in (now, written_at)
+        )
+        raise ClockError(
+            f"{path}: the clock says {said}, but this was written at {known}: set the clock, or"
+            " touch the file if that time was wrong"
+        )
 
 
 @contextmanager
@@ -163,19 +209,20 @@ def migrate(path: Path) -> None:
     Before an existing one is changed it is copied to ``NAME.before-MIGRATION``.
 
     Raises:
-        StoreError: it was written by a newer version, or cannot be changed.
+        SchemaError: it was written by a newer version.
+        StoreError: it cannot be changed.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        is_new = not path.exists()
     except OSError as error:
-        raise StoreError(f"{path.parent}: {error.strerror or error}") from error
-    is_new = not path.exists()
+        raise store_error(path.parent, error) from error
     with open_database(path) as database:
         database.enable_wal()
         known = {migration.name for migration in migrations._migrations}  # noqa: SLF001
         applied = {migration.name for migration in migrations.applied(database)}
         if newer := applied - known:
-            raise StoreError(
+            raise SchemaError(
                 f"{path}: written by a newer SpamGuard (migration {min(newer)}): "
                 "install that version again, or restore the backup beside the database"
             )
@@ -183,7 +230,7 @@ def migrate(path: Path) -> None:
         if pending and not is_new and applied:
             _back_up(database, path.with_name(f"{path.name}.before-{pending[0].name}"))
         migrations.apply(database)
-    path.chmod(0o600)
+        path.chmod(0o600)
 
 
 def examine(path: Path) -> list[str]:

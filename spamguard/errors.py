@@ -63,6 +63,24 @@ class StoreBusyError(StoreError):
     exit_code = 75  # EX_TEMPFAIL
 
 
+class StoreAccessError(StoreError):
+    """The state is there, but owner or mode keep us from using it."""
+
+    exit_code = 77  # EX_NOPERM
+
+
+class SchemaError(StoreError):
+    """The database was written by a newer version of ours."""
+
+    exit_code = 78  # EX_CONFIG
+
+
+class ClockError(StoreError):
+    """The clock stands before what has already been written: it has not been set yet."""
+
+    exit_code = 75  # EX_TEMPFAIL
+
+
 class ModelError(SpamGuardError):
     """A model version cannot be used."""
 

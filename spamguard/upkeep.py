@@ -14,6 +14,7 @@ from typing import Any
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
 
 from spamguard.config import Config
 from spamguard.errors import ModelError, StoreError
@@ -31,9 +32,17 @@ log = logging.getLogger(__name__)
 EXPIRY_HOURS = 6  # between looks at what is no longer kept
 CAMPAIGN_SECONDS = 5  # between looks at new corrections
 WATCH_SECONDS = 30  # between looks at a version just promoted
+CLOCK_SECONDS = 60  # between looks at the clock
+# Beyond what leap seconds and the correction of a clock do; retention counts in days.
+MAX_CLOCK_JUMP_SECONDS = 3600.0
 SAVE_MINUTES = 10  # between writes of the drift reference
 MAX_LOAD = 1.5  # of the machine a core; above it a scheduled retraining waits for its next turn
 _DAY_SECONDS = 86_400
+
+
+def _seconds_since_boot() -> float:
+    """Return a time that goes on while the machine sleeps, as the clock does."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Upkeep:
@@ -46,6 +55,7 @@ class Upkeep:
         metrics: counters.
         retrain_command: argv of a child process that retrains, or () for none.
         clock: seconds since the epoch.
+        steady: seconds since any moment, which nobody sets.
     """
 
     def __init__(
@@ -57,6 +67,7 @@ class Upkeep:
         metrics: Metrics,
         retrain_command: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = _seconds_since_boot,
     ) -> None:
         self._config = config
         self._store = store
@@ -64,6 +75,10 @@ class Upkeep:
         self._metrics = metrics
         self._retrain_command = retrain_command
         self._clock = clock
+        self._steady = steady
+        self._boot = clock() - steady()
+        self._is_clock_doubtful = False
+        self._clock_watch: asyncio.Task[None] | None = None
         database = config.paths.database
         self.corrections = CorrectionStore(
             database,
@@ -92,9 +107,12 @@ class Upkeep:
         if self._config.retrain.schedule and self._retrain_command:
             add(self.retrain, CronTrigger.from_crontab(self._config.retrain.schedule))
         self._scheduler.start()
+        self._clock_watch = asyncio.create_task(self._watch_clock())
 
     async def stop(self) -> None:
         """End; a retraining under way is ended too and changes nothing."""
+        if self._clock_watch is not None:
+            self._clock_watch.cancel()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
         if self._child is not None:
@@ -149,7 +167,15 @@ class Upkeep:
             log.error("corrections not read", extra={"error": str(error)})  # noqa: TRY400
 
     async def expire(self) -> None:
-        """Forget held messages, corrections and verdicts past their retention."""
+        """Forget held messages, corrections and verdicts past their retention.
+
+        Not the first time after the clock has jumped: if it went wrong, all would be past it.
+        """
+        self.check_clock()
+        if self._is_clock_doubtful:
+            self._is_clock_doubtful = False
+            log.warning("nothing expires this time: the clock jumped")
+            return
         now = self._clock()
         held_before = now - self._config.quarantine.retention_days * _DAY_SECONDS
         reported_before = now - self._config.feedback.retention_days * _DAY_SECONDS
@@ -162,6 +188,29 @@ class Upkeep:
         else:
             if held or reported:
                 log.info("expired", extra={"held": held, "corrections": reported})
+
+    def check_clock(self) -> None:
+        """See whether the clock was set, and plan all jobs anew if it was.
+
+        The scheduler goes by the clock: set back by a day, it would do nothing for a day.
+        """
+        jump = self._clock() - self._steady() - self._boot
+        if abs(jump) <= MAX_CLOCK_JUMP_SECONDS:
+            return
+        self._boot += jump
+        self._is_clock_doubtful = True
+        self._metrics.count("clock_jumps")
+        log.error("the clock jumped", extra={"seconds": round(jump)})
+        for job in self._scheduler.get_jobs():
+            trigger = job.trigger
+            if isinstance(trigger, IntervalTrigger):
+                trigger = IntervalTrigger(seconds=round(trigger.interval_length))
+            job.reschedule(trigger)
+
+    async def _watch_clock(self) -> None:
+        while True:
+            await asyncio.sleep(CLOCK_SECONDS)
+            self.check_clock()
 
     async def save(self) -> None:
         """Keep the drift reference over a restart."""

@@ -52,7 +52,7 @@ def _overrides(
     "-c",
     "--config",
     "path",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # reading says what is wrong with it
     envvar="SPAMGUARD_CONFIG",
     help="Configuration file [default: /etc/spamguard/spamguard.toml where it exists].",
 )

@@ -1,6 +1,8 @@
 """The daemon's jobs: watching a promotion, the retraining child, what status says of them."""
 
 import sys
+import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -138,3 +140,41 @@ async def test_reported_ham_frees_its_own_senders_mail_alone(upkeep):
     assert Label.HAM is upkeep.campaigns.match(scorer.score(raw))[0]
     forged = raw.replace(b"y.example", b"evil.example")
     assert None is upkeep.campaigns.match(scorer.score(forged))
+
+
+@pytest.mark.parametrize("jump_days", [-400, 400])
+async def test_after_a_jump_of_the_clock_nothing_expires_once(upkeep, jump_days, caplog):
+    now = [time.time(), 1000.0]
+    upkeep._clock, upkeep._steady = lambda: now[0], lambda: now[1]
+    upkeep._boot = now[0] - now[1]
+    expired = []
+    upkeep._quarantine.expire = lambda before: expired.append(before) or 0
+    await upkeep.start()
+    try:
+        now[0] += 5
+        now[1] += 5
+        await upkeep.expire()
+        assert 1 == len(expired)
+        now[0] += jump_days * 86_400
+        await upkeep.expire()
+        assert 1 == len(expired)
+        assert 1 == [record.message for record in caplog.records].count("the clock jumped")
+        await upkeep.expire()
+        assert 2 == len(expired)
+    finally:
+        await upkeep.stop()
+
+
+async def test_jobs_do_not_wait_for_a_time_that_was_planned_before_the_clock_was_set_back(upkeep):
+    await upkeep.start()
+    try:
+        far = datetime.now(tz=UTC) + timedelta(days=400)
+        for job in upkeep._scheduler.get_jobs():
+            job.modify(next_run_time=far)
+        upkeep._boot += 400 * 86_400  # as it was before
+        upkeep.check_clock()
+        found = [job.next_run_time for job in upkeep._scheduler.get_jobs()]
+        assert found
+        assert max(found) < datetime.now(tz=UTC) + timedelta(days=2)
+    finally:
+        await upkeep.stop()

@@ -156,10 +156,9 @@ def test_a_killed_daemon_is_started_anew_and_its_scorers_are_gone(machine):
 
 
 def test_restarts_behind_the_socket_unit_refuse_nobody(machine):
-    text = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{machine.port}\n"
-    drop_in(machine, "spamguard.socket", text)
+    use_socket_unit(machine)
     machine.systemctl("start", UNIT)
-    for line in switch_to_socket():
+    for line in lines_of_manual("### Restart without a refusal"):
         machine.systemctl(*line)
     answers, is_over = [], threading.Event()
 
@@ -187,8 +186,41 @@ def test_restarts_behind_the_socket_unit_refuse_nobody(machine):
     assert {True} == set(answers)
 
 
-def switch_to_socket():
-    """Return the arguments of systemctl in the lines of the manual that set up the socket."""
-    section = MANUAL.read_text().partition("### Restart without a refusal")[2]
+def test_a_wrong_configuration_behind_the_socket_unit_ends_in_refusals_and_can_be_mended(machine):
+    use_socket_unit(machine)
+    drop_in(machine, UNIT, "[Unit]\nStartLimitBurst=3\n")  # instead of half a minute
+    machine.systemctl("start", "spamguard.socket")
+    configure(machine, '[policy]\nspam = "explode"\n')
+    with socket.create_connection(("127.0.0.1", machine.port)):
+        wait_for(lambda: is_refused(machine.port), seconds=90, what="a refusal")
+    assert "service-start-limit-hit" == machine.show("spamguard.socket", "Result")
+    configure(machine)
+    for line in lines_of_manual("### When it does not start"):
+        machine.systemctl(*line)
+    assert negotiate(machine.port)
+
+
+def test_the_retraining_unit_runs_in_its_sandbox_and_its_timer_has_a_next_time(machine):
+    machine.systemctl("start", UNIT)
+    machine.systemctl("start", "spamguard-retrain.service")
+    assert "success" == machine.show("spamguard-retrain.service", "Result")
+    machine.systemctl("start", "spamguard-retrain.timer")
+    assert machine.show("spamguard-retrain.timer", "NextElapseUSecRealtime")
+
+
+def use_socket_unit(machine):
+    """Have the socket unit listen on the test's own port."""
+    text = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{machine.port}\n"
+    drop_in(machine, "spamguard.socket", text)
+
+
+def is_refused(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def lines_of_manual(heading):
+    """Return the arguments of systemctl in the first block of commands under a heading."""
+    section = MANUAL.read_text().partition(heading)[2]
     block = section.partition("```sh\n")[2].partition("```")[0]
     return [shlex.split(line, comments=True)[1:] for line in block.splitlines()]

@@ -34,6 +34,8 @@ MAX_LINKS = 64
 MAX_BASE64_PIECES = 20_000  # of one part; a padding after each line of 16 bytes fits
 MAX_ATTACHMENTS = 16
 
+# Begins where a word begins: else a long word without "@" costs the square of its length.
+_BARE_ADDRESS = re.compile(r"(?<![^\s<>,;\"])[^\s<>,;\"]+@[^\s<>,;\"]+")
 _URL = re.compile(r"\bhttps?://[^\s<>\"')\]]{4,}", re.IGNORECASE)
 
 
@@ -104,7 +106,7 @@ class ParsedMessage:
         except RecursionError:  # it goes into "((((" one call deeper for each
             display_name, address = "", ""
         if "@" not in address and "@" in value:  # e.g. an unquoted comma or colon in the name
-            found = re.search(r"[^\s<>,;\"]+@[^\s<>,;\"]+", value)
+            found = _BARE_ADDRESS.search(value)
             address = found.group() if found else ""
             display_name = display_name or value.partition("<")[0]
         return decode_words(display_name).strip(' "'), address

@@ -524,6 +524,8 @@ def edit_headers(
 ) -> bytes:
     """Return the message with header fields changed and every other byte as it was.
 
+    One byte more may change: see `without_hidden`.
+
     Args:
         raw: the whole message.
         delete: names of fields to remove from the top header section, wherever they stand.
@@ -538,7 +540,7 @@ def edit_headers(
     position, drop, has_subject = 0, False, False
     while position < len(raw):
         end = raw.find(b"\n", position) + 1 or len(raw)
-        line = raw[position:end]
+        line = without_hidden(raw[position:end], names)
         if line[:1] in (b" ", b"\t") and (kept or drop):
             if not drop:
                 kept.append(line)
@@ -561,3 +563,15 @@ def edit_headers(
     if rest and not rest.startswith((b"\r\n", b"\n")):
         rest = line_end + rest  # a body without the empty line before it
     return new + b"".join(kept) + rest
+
+
+def without_hidden(line: bytes, names: Iterable[bytes]) -> bytes:
+    """Return header lines without fields of these names that a bare CR hides in them.
+
+    Some readers take a CR for a line end, Python's email package for one, and would find a forged
+    field of ours behind it. RFC 5322 section 2.2 forbids it; it becomes a blank where it matters.
+    """
+    if b"\r" not in line.rstrip(b"\r\n"):
+        return line
+    hidden = rb"\r(?=(?:" + b"|".join(map(re.escape, names)) + rb")[ \t]*:)"
+    return re.sub(hidden, b" ", line, flags=re.IGNORECASE) if names else line

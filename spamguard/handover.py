@@ -15,7 +15,8 @@ _SKIPPED = frozenset({"delivery-date", "lines", "x-delivered-to"})
 _FOLD = re.compile(rb"\r?\n[ \t]+")
 _MBOX_LINE = re.compile(rb"From ([^\s]{1,320}) ")
 # MTAs write plain addresses here; email.utils would recurse into "((((…" until it raises.
-_ADDRESS = re.compile(r"[^\s<>(),;\"]+@[^\s<>(),;\"]+")
+# A search begins where a word begins only: a long word without "@" is read once.
+_ADDRESS = re.compile(r"(?<![^\s<>(),;\"])[^\s<>(),;\"]+@[^\s<>(),;\"]+")
 _NOBODY = "MAILER-DAEMON"  # what an mbox line has for the null reverse path
 MAX_TOP_BYTES = 64 * 1024
 MAX_LINES = 20

@@ -6,6 +6,7 @@ expression instead, and that is noted.
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 from selectolax.lexbor import LexborHTMLParser
@@ -36,11 +37,12 @@ _EMPTY_LINES = re.compile(
     r"(?:<(?:br|p|div)\b[^<>]{0,60}+>(?:\s|&nbsp;|\xa0|</(?:p|div)>)*+){20,}+", re.IGNORECASE
 )
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
-_ANY_TAG = re.compile(r"<!--.{0,2000}?-->|<[^<>]{0,2000}>", re.DOTALL)
+_ANY_TAG = re.compile(r"<[^<>]{0,2000}>")
 _VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
+_CLOSE_THEMSELVES = frozenset("p li td tr th option dd dt".split())
 _FORMATTING = frozenset("a b big code em font i nobr s small strike strong tt u".split())
 _BLANKS = re.compile(r"[ \t\r\f\v\xa0]+")
-_BLANK_LINES = re.compile(r"\s*\n\s*")
+_BLANK_LINES = re.compile(r"(?<!\s)\s*\n\s*")  # once a run of blanks, not once a blank
 
 # scheme, userinfo, then the host; RFC 3986 section 3.2. Backslashes count as slashes, as in
 # browsers (WHATWG URL), since disguised links use them.
@@ -92,7 +94,7 @@ EMPTY = Page(text="")
 def extract(source: str) -> Page:
     """Return visible text and links of HTML source; never raises, bounded."""
     if _is_pathological(source):
-        text = _tidy(_ANY_TAG.sub(" ", source))
+        text = _tidy(_ANY_TAG.sub(" ", _without_comments(source)))
         return Page(text=text[:MAX_TEXT_CHARS], defects=("html-nesting",), truncated=True)
     if "inline" in source or "float" in source:
         source = _PIECE.sub(r"<span>\2</span>", source)
@@ -142,23 +144,34 @@ def registered_domain(host: str) -> str:
 
 
 def _is_pathological(source: str) -> bool:
+    """Whether too much is open at once. An end tag closes nothing but an element of its name."""
     if source.count("<") <= MAX_OPEN_ELEMENTS:
         return False
+    open_tags: Counter[str] = Counter()
     open_elements = open_formatting = 0
     for slash, name in _TAG.findall(source):
         tag = name.lower()
-        if tag in _VOID:
+        if tag in _VOID or tag in _CLOSE_THEMSELVES:
+            continue
+        if slash and not open_tags[tag]:
             continue
         step = -1 if slash else 1
+        open_tags[tag] += step
         if tag in _FORMATTING:
-            open_formatting = max(0, open_formatting + step)
+            open_formatting += step
             if open_formatting > MAX_OPEN_FORMATTING:
                 return True
-        elif tag not in {"p", "li", "td", "tr", "th", "option", "dd", "dt"}:  # close themselves
-            open_elements = max(0, open_elements + step)
+        else:
+            open_elements += step
             if open_elements > MAX_OPEN_ELEMENTS:
                 return True
     return False
+
+
+def _without_comments(source: str) -> str:
+    """Remove comments in one pass; one that does not end takes the rest with it."""
+    before, *commented = source.split("<!--")
+    return before + " ".join(piece.partition("-->")[2] for piece in commented)
 
 
 def _tidy(text: str) -> str:

@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +52,8 @@ class LogfmtFormatter(logging.Formatter):
         line = " ".join([record.levelname.lower(), record.name, message, *pairs])
         if record.exc_info and record.levelno >= logging.ERROR:
             # Indented, since an exception's text can carry lines out of a hostile message.
-            line += "\n" + textwrap.indent(self.formatException(record.exc_info), "    ")
+            traceback = self.formatException(record.exc_info).split("\n")
+            line += "".join(f"\n    {_one_line(text)}" for text in traceback)
         return line
 
 
@@ -72,7 +72,13 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info and record.levelno >= logging.ERROR:
             event["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(event, ensure_ascii=False, default=str)
+        return json_line(event)
+
+
+def json_line(value: object) -> str:
+    """Return a value as JSON on one line, readable, and escaped where a terminal would obey it."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if text.isprintable() else json.dumps(value, default=str)
 
 
 def _one_line(text: str) -> str:

@@ -76,7 +76,7 @@ class ScanTable:
         milliseconds = "" if result.milliseconds is None else f"{result.milliseconds:.1f}"
         note = result.error or ("first part only" if result.truncated else "")
         self._table.add_row(
-            Text(result.path), coloured(result.label), score, milliseconds, Text(note)
+            _text(result.path), coloured(result.label), score, milliseconds, _text(note)
         )
 
     def __enter__(self) -> Self:
@@ -248,9 +248,9 @@ def quarantine_table(rows: Sequence["HeldMessage"]) -> RenderableType:
         table.add_row(
             row.id,
             time.strftime("%Y-%m-%d %H:%M", time.localtime(row.held_at)),
-            Text(row.reverse_path or "<>"),
-            Text(f"{row.recipients[0] if row.recipients else ''}{others}"),
-            Text(row.subject[:60]),
+            _text(row.reverse_path or "<>"),
+            _text(f"{row.recipients[0] if row.recipients else ''}{others}"),
+            _text(row.subject[:60]),
             "" if row.spam_probability is None else f"{row.spam_probability:.4f}",
             f"{row.size / 1024:.1f}",
             row.state,
@@ -265,17 +265,17 @@ def held_message_view(held: "HeldMessage", raw: bytes) -> RenderableType:
     table.add_row("id", held.id)
     table.add_row("state", held.state)
     table.add_row("held", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(held.held_at)))
-    table.add_row("reverse path", Text(held.reverse_path or "<>"))
-    table.add_row("recipients", Text(", ".join(held.recipients)))
-    table.add_row("client", Text(f"{held.client_ip or 'unknown'} {held.helo}".strip()))
-    table.add_row("From", Text(held.header_from))
-    table.add_row("Subject", Text(held.subject))
+    table.add_row("reverse path", _text(held.reverse_path or "<>"))
+    table.add_row("recipients", _text(", ".join(held.recipients)))
+    table.add_row("client", _text(f"{held.client_ip or 'unknown'} {held.helo}".strip()))
+    table.add_row("From", _text(held.header_from))
+    table.add_row("Subject", _text(held.subject))
     score = "" if held.spam_probability is None else f" {held.spam_probability:.4f}"
-    table.add_row("verdict", Text(f"{held.label}{score} by {held.model_version}: {held.reason}"))
+    table.add_row("verdict", _text(f"{held.label}{score} by {held.model_version}: {held.reason}"))
     table.add_row("size", f"{held.size:,} bytes")
     message = parse_message(raw)
     text = build_model_input(message).text[:_PREVIEW_CHARS]
-    return Group(table, Text(_printable(text)))
+    return Group(table, _text(text))
 
 
 def corrections_table(rows: Sequence[tuple["Correction", str, str]]) -> RenderableType:
@@ -287,12 +287,12 @@ def corrections_table(rows: Sequence[tuple["Correction", str, str]]) -> Renderab
             str(row.id),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(row.reported_at)),
             coloured(row.label),
-            Text(row.reporter),
+            _text(row.reporter),
             row.source,
-            Text(row.from_address),
+            _text(row.from_address),
             said,
             standing,
-            Text(reason),
+            _text(reason),
         )
     return table
 
@@ -303,21 +303,21 @@ def correction_view(row: "Correction", standing: str, reason: str, raw: bytes) -
     table.show_header = False
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.reported_at))
     table.add_row("correction", f"{row.id}, {when}, by {row.source}")
-    table.add_row("reporter", Text(row.reporter))
+    table.add_row("reporter", _text(row.reporter))
     table.add_row("says", coloured(row.label))
     said = "not on record" if row.spam_probability is None else f"{row.predicted} "
     score = "" if row.spam_probability is None else f"{row.spam_probability:.4f}"
     table.add_row("we said", f"{said}{score} {row.model_version}".strip())
-    table.add_row("standing", Text(f"{standing} {reason}".strip()))
+    table.add_row("standing", _text(f"{standing} {reason}".strip()))
     table.add_row("campaign", row.campaign)
-    table.add_row("comment", Text(_printable(row.comment)))
+    table.add_row("comment", _text(row.comment))
     text = build_model_input(parse_message(raw)).text[:_PREVIEW_CHARS]
-    return Group(table, Text(_printable(text)))
+    return Group(table, _text(text))
 
 
-def _printable(text: str) -> str:
+def _text(text: str) -> Text:
     """Keep escape sequences in hostile mail away from the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
+    return Text("".join(c if c.isprintable() or c == "\n" else "�" for c in text))
 
 
 def evaluation_table(found: "Evaluation") -> RenderableType:

@@ -228,10 +228,10 @@ def apply_lists(verdict: Verdict, score: Score, envelope: Envelope, policy: Poli
     from_is_authentic = any(_is_or_is_under(score.from_domain, {d}) for d in authenticated)
     allowed = _match(policy.allow, envelope, score.from_domain if from_is_authentic else "")
     if allowed:
-        return replace(verdict, label=Label.HAM, reason=f"allow list: {allowed}")
+        return replace(verdict, label=Label.HAM, reason=_one_line(f"allow list: {allowed}"))
     denied = _match(policy.deny, envelope, score.from_domain)
     if denied:
-        return replace(verdict, label=Label.SPAM, reason=f"deny list: {denied}")
+        return replace(verdict, label=Label.SPAM, reason=_one_line(f"deny list: {denied}"))
     return verdict
 
 
@@ -411,5 +411,5 @@ def _in_networks(client_ip: str | None, networks: tuple[Network, ...]) -> bool:
 
 
 def _one_line(text: str) -> str:
-    """Keep printable ASCII only: header values of ours never carry a line break."""
+    """Keep printable ASCII only: what quotes a sender goes to headers, logs and other programs."""
     return "".join(c if " " <= c <= "~" else "?" for c in text)[:200]

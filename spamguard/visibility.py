@@ -73,6 +73,7 @@ def drop_hidden(tree: LexborHTMLParser) -> bool:
         tree: with its style sheets; changed in place.
     """
     letters = 0
+    backgrounds: _Backgrounds = {}
     gone: set[int] = set()  # elements inside removed ones: their memory is not theirs any more
 
     def remove(node: LexborNode) -> None:
@@ -88,7 +89,7 @@ def drop_hidden(tree: LexborHTMLParser) -> bool:
         style = attributes.get("style") or ""
         if not (_ANY_HIDING.search(style) or "hidden" in attributes or node.tag in {"font", "bdo"}):
             continue
-        if _is_hidden(node, style, has_sheet_backgrounds=has_sheet_backgrounds):
+        if _is_hidden(node, style, backgrounds, has_sheet_backgrounds=has_sheet_backgrounds):
             letters += _letters(node.text())
             remove(node)
         elif _TINY.search(style):
@@ -116,7 +117,9 @@ def _letters(text: str) -> int:
     return len(_NO_LETTERS.sub("", text[:_MAX_COUNTED_CHARS]))
 
 
-def _is_hidden(node: LexborNode, style: str, *, has_sheet_backgrounds: bool) -> bool:
+def _is_hidden(
+    node: LexborNode, style: str, backgrounds: "_Backgrounds", *, has_sheet_backgrounds: bool
+) -> bool:
     if "hidden" in node.attributes or _HIDING.search(style):
         return True
     if _OVERFLOW.search(style) and _NO_ROOM.search(style):
@@ -125,7 +128,7 @@ def _is_hidden(node: LexborNode, style: str, *, has_sheet_backgrounds: bool) -> 
         return True
     color = _text_color(node, style)
     return color is not None and _is_unseen(
-        node, color, has_sheet_backgrounds=has_sheet_backgrounds
+        node, color, backgrounds, has_sheet_backgrounds=has_sheet_backgrounds
     )
 
 
@@ -165,6 +168,9 @@ def _is_turned(node: LexborNode, style: str) -> bool:
 # -- colours -------------------------------------------------------------------------------------
 
 _Color = tuple[int, int, int]
+# By element: read once each, since thousands may stand on one whose style is long.
+_Backgrounds = dict[int, tuple[str, bool]]
+_PICTURE = "picture"
 
 
 def _text_color(node: LexborNode, style: str) -> _Color | None:
@@ -182,7 +188,9 @@ def _text_color(node: LexborNode, style: str) -> _Color | None:
     return color if color and min(color) >= 255 - _NEAR else None
 
 
-def _is_unseen(node: LexborNode, color: _Color, *, has_sheet_backgrounds: bool) -> bool:
+def _is_unseen(
+    node: LexborNode, color: _Color, backgrounds: _Backgrounds, *, has_sheet_backgrounds: bool
+) -> bool:
     """Whether text of that colour stands on a background like it.
 
     The background is that of the element or of its next few ancestors, white where none of
@@ -192,18 +200,28 @@ def _is_unseen(node: LexborNode, color: _Color, *, has_sheet_backgrounds: bool) 
     for _ in range(MAX_ANCESTORS):
         if current is None or current.tag in {"html", "-undef", "-document"}:
             return True
-        attributes = current.attributes
-        if attributes.get("background"):
-            return False  # a picture
-        matched = _BACKGROUND.search(attributes.get("style") or "")
-        value = attributes.get("bgcolor") or (matched.group(1) if matched else "")
+        if current.mem_id not in backgrounds:
+            backgrounds[current.mem_id] = _own_background(current)
+        value, is_of_sheet = backgrounds[current.mem_id]
+        if value == _PICTURE:
+            return False
         if value and value.strip().lower() not in {"none", "transparent", "inherit", "initial"}:
             behind = _color(value)
             return behind is not None and _is_near(behind, color)
-        if has_sheet_backgrounds and ("class" in attributes or "id" in attributes):
+        if has_sheet_backgrounds and is_of_sheet:
             return False
         current = current.parent
     return False  # too deep to tell: in doubt it is seen
+
+
+def _own_background(node: LexborNode) -> tuple[str, bool]:
+    """Return an element's background as written, and whether a style sheet may set one."""
+    attributes = node.attributes
+    if attributes.get("background"):
+        return _PICTURE, False
+    matched = _BACKGROUND.search(attributes.get("style") or "")
+    value = attributes.get("bgcolor") or (matched.group(1) if matched else "")
+    return value, "class" in attributes or "id" in attributes
 
 
 def _color(value: str) -> _Color | None:

@@ -1,7 +1,6 @@
 """Commands about users' corrections."""
 
 import getpass
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +33,7 @@ def corrections_list(
     """List corrections, newest first, with what each is worth and why."""
     from dataclasses import asdict
 
+    from spamguard.observe import json_line
     from spamguard.tables import corrections_table
 
     rows, worth = open_corrections(context).all()
@@ -45,7 +45,7 @@ def corrections_list(
     if as_json:
         for row, found, reason in chosen:
             entry = {**asdict(row), "standing": found, "reason": reason}
-            click.echo(json.dumps(entry, ensure_ascii=False))
+            click.echo(json_line(entry))
     else:
         show(corrections_table(chosen))
 

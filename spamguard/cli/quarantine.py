@@ -1,7 +1,6 @@
 """Commands about held messages."""
 
 import asyncio
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +47,7 @@ def quarantine_list(
     import time
     from dataclasses import asdict
 
+    from spamguard.observe import json_line
     from spamguard.tables import quarantine_table
 
     since = time.time() - days * 86_400 if days is not None else 0.0
@@ -61,7 +61,7 @@ def quarantine_list(
     )
     if as_json:
         for row in rows:
-            click.echo(json.dumps(asdict(row), ensure_ascii=False))
+            click.echo(json_line(asdict(row)))
     else:
         show(quarantine_table(rows))
 

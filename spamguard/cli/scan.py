@@ -1,7 +1,6 @@
 """The command that scores messages by hand."""
 
 import asyncio
-import json
 import sys
 
 import click
@@ -28,6 +27,7 @@ def scan(
     """
     from spamguard import scan as scanning
     from spamguard.model.store import ModelStore
+    from spamguard.observe import json_line
     from spamguard.tables import ScanTable
 
     config = context.read()
@@ -47,7 +47,7 @@ def scan(
             async for result in results:
                 all_scored = all_scored and result.spam_probability is not None
                 if as_json:
-                    click.echo(json.dumps(result.as_json(), ensure_ascii=False))
+                    click.echo(json_line(result.as_json()))
                 else:
                     table.add(result)
         return all_scored

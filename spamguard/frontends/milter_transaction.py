@@ -8,14 +8,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from spamguard.errors import PeerProtocolError
-from spamguard.message import Envelope
+from spamguard.message import Envelope, without_hidden
 from spamguard.verdict import OUR_HEADERS, Action, Disposition
 from spamguard.wire import milter_packets as wire
 from spamguard.wire.milter_packets import ActionFlags, StepFlags
 
 MAX_RECIPIENTS = 100_000  # of one message; Postfix takes 1,000 by default, Sendmail 100
 
-_EDITED_HEADERS = frozenset(name.lower().encode() for name in (*OUR_HEADERS, "Subject"))
+_OUR_NAMES = frozenset(name.lower().encode() for name in OUR_HEADERS)
 
 
 @dataclass(slots=True)
@@ -37,7 +37,8 @@ class Transaction:
         recipients: in the angle brackets they came with, but for report addresses.
         reports: the report addresses among them, likewise.
         raw: its bytes as far as they are kept.
-        header_counts: how often each field that we may edit occurs, by lower-case name.
+        header_counts: how often each field occurs, by lower-case name.
+        mended: fields in which one of ours was hidden: name, place among those, value without.
         is_cut: whether it is larger than what is kept.
     """
 
@@ -47,6 +48,7 @@ class Transaction:
     reports: list[bytes] = field(default_factory=list)
     raw: bytearray = field(default_factory=bytearray)
     header_counts: Counter[bytes] = field(default_factory=Counter)
+    mended: list[tuple[bytes, int, bytes]] = field(default_factory=list)
     subject: bytes = b""
     in_body: bool = False
     is_cut: bool = False
@@ -64,10 +66,12 @@ class Transaction:
     def add_header(self, header: wire.Header, blank: bytes, max_bytes: int) -> None:
         """Take a field; ``blank`` is what the MTA has removed after the colon."""
         name = header.name.strip().lower()
-        if name in _EDITED_HEADERS:
-            self.header_counts[name] += 1
-            if name == b"subject" and self.header_counts[name] == 1:
-                self.subject = header.value
+        self.header_counts[name] += 1
+        mended = without_hidden(header.value, _OUR_NAMES)
+        if mended != header.value and name not in _OUR_NAMES:
+            self.mended.append((header.name, self.header_counts[name], mended))
+        if name == b"subject" and self.header_counts[name] == 1:
+            self.subject = mended
         value = header.value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
         self._add(header.name + b":" + blank + value + b"\r\n", max_bytes)
 
@@ -132,6 +136,9 @@ def replies_for(
             # From the last one down: MTAs differ in whether a deletion renumbers the rest.
             for index in range(counts[name.lower()], 0, -1):
                 replies.append(wire.ChangeHeader(index=index, name=name, value=b""))
+        for name, index, mended in transaction.mended:
+            clean = mended.replace(b"\0", b"")
+            replies.append(wire.ChangeHeader(index=index, name=name, value=clean))
         if prefix and counts[b"subject"]:
             subject = prefix + transaction.subject.lstrip(b" \t").replace(b"\0", b"")
             replies.append(wire.ChangeHeader(index=1, name=b"Subject", value=blank + subject))

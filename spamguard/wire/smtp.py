@@ -16,6 +16,7 @@ MAX_REPLY_LINES = 200
 _PATH = re.compile(r"^\s*<((?:\"(?:[^\"\\]|\\.)*\"|[^<>\"\s])*)>(?:\s+(\S.*?))?\s*$", re.DOTALL)
 _REPLY = re.compile(rb"([2-5][0-9][0-9])([ -]|$)(.*)", re.DOTALL)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+_BARE_CR = re.compile(rb"\r(?!\n)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +85,17 @@ def parse_reply(lines: list[bytes]) -> Reply | None:
 def encode_data(raw: bytes) -> bytes:
     """Return a message as it goes over the wire after DATA, with the final dot.
 
-    Line feeds without carriage return become line ends before dots are doubled (section
-    4.5.2): a receiver that takes them for line ends cannot be made to see an end of data that
-    we did not send ("SMTP smuggling").
+    RFC 5321 section 2.3.8 forbids CR and LF but as line ends. Line feeds without carriage return
+    become line ends before dots are doubled (section 4.5.2), carriage returns without line feed
+    become blanks, as in Postfix (cleanup_replace_stray_cr_lf): a receiver that takes either for
+    a line end cannot be made to see an end of data that we did not send ("SMTP smuggling").
     """
-    data = _BARE_LF.sub(b"\r\n", raw) if b"\n" in raw.replace(b"\r\n", b"") else raw
+    data = raw
+    rest = raw.replace(b"\r\n", b"")
+    if b"\n" in rest:
+        data = _BARE_LF.sub(b"\r\n", data)
+    if b"\r" in rest:
+        data = _BARE_CR.sub(b" ", data)
     if data.startswith(b"."):
         data = b"." + data
     data = data.replace(b"\r\n.", b"\r\n..")

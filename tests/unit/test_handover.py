@@ -55,7 +55,14 @@ def test_what_has_no_score_has_no_points():
 
 
 def test_hostile_fields_cost_next_to_nothing():
-    for value in (b"(" * 60_000, b"a," * 30_000, b"<" * 60_000, b'"\\' * 30_000, b"a@" * 30_000):
+    for value in (
+        b"(" * 60_000,
+        b"a," * 30_000,
+        b"<" * 60_000,
+        b'"\\' * 30_000,
+        b"a@" * 30_000,
+        b"a" * 60_000,
+    ):
         started = time.perf_counter()
         read_envelope(b"Delivered-To: " + value)
         assert time.perf_counter() - started < 0.2

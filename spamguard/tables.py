@@ -149,6 +149,39 @@ def status_table(answer: Mapping[str, Any]) -> RenderableType:
     return table
 
 
+# Counters with a label each, and what they are called on the live page.
+_SHARES = {"verdict": "verdicts", "disposition": "done with them", "decided_by": "decided by"}
+_BAR_CHARS = 30
+
+
+def live_table(before: Mapping[str, Any], now: Mapping[str, Any]) -> RenderableType:
+    """Return the page of `status --live`: rates between two answers, shares since the start."""
+    seconds = max(1e-3, now["uptime_seconds"] - before["uptime_seconds"])
+    counters, older = now["counters"], before["counters"]
+    table = _table("", "", "", title=f"SpamGuard {now['version']}, process {now['pid']}")
+    table.show_header = False
+    rate = (counters.get("messages", 0) - older.get("messages", 0)) / seconds
+    table.add_row("messages", f"{rate:.1f} a second", f"{counters.get('messages', 0):g} in all")
+    times = " / ".join(f"{counters.get(f'latency_ms.p{p}', 0):.0f}" for p in (50, 95, 99))
+    table.add_row("latency, p50 / p95 / p99", f"{times} ms", "")
+    table.add_row("waiting", str(now["waiting"]), f"{len(now['scorers'])} scorers")
+    for name, title in _SHARES.items():
+        labels = {k.partition(".")[2]: v for k, v in counters.items() if k.startswith(f"{name}.")}
+        total = sum(labels.values())
+        for label, value in sorted(labels.items(), key=lambda pair: -pair[1]):
+            bar = "█" * round(_BAR_CHARS * value / total)
+            table.add_row(f"{title}: {label}", f"{100 * value / total:.1f} %", bar)
+    for name in sorted(k for k in counters if k.endswith(("_failures", "_crashes", "overloaded"))):
+        new = counters[name] - older.get(name, 0)
+        table.add_row(name.replace("_", " "), f"{counters[name]:g}", f"{new:g} now" if new else "")
+    drift, retraining = now["drift"], now["retraining"]
+    table.add_row("model", now["model"], f"up {_duration(now['uptime_seconds'])}")
+    table.add_row("drift", drift["state"], f"{drift.get('messages', 0)} messages")
+    running = "under way" if retraining["running"] else f"next {retraining['next'] or 'by hand'}"
+    table.add_row("retraining", running, str(retraining.get("last") or ""))
+    return table
+
+
 def _duration(seconds: float) -> str:
     minutes, _ = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -1,10 +1,14 @@
 """Commands about the running daemon."""
 
 import json
+import time
+from contextlib import suppress
 
 import click
 
 from spamguard.cli.common import Context, ask_daemon, show
+
+REFRESH_SECONDS = 1.0
 
 
 @click.command()
@@ -21,11 +25,15 @@ def serve(context: Context) -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print what the daemon said.")
+@click.option("--live", is_flag=True, help="Show it anew every second, with rates, until Ctrl-C.")
 @click.pass_obj
-def status(context: Context, as_json: bool) -> None:  # noqa: FBT001 - a flag
+def status(context: Context, *, as_json: bool, live: bool) -> None:
     """Ask the running daemon how it is."""
     from spamguard.tables import status_table
 
+    if live:
+        _watch(context)
+        return
     answer = ask_daemon(context, "status")
     if as_json:
         click.echo(json.dumps(answer, indent=2))
@@ -41,3 +49,19 @@ def reload(context: Context) -> None:
     click.echo(f"reloaded, model {answer['model']}")
     if answer["needs_restart"]:
         click.echo(f"needs a restart to take effect: {', '.join(answer['needs_restart'])}")
+
+
+def _watch(context: Context) -> None:
+    """Show rates and state every second until interrupted."""
+    from rich.live import Live
+
+    from spamguard.tables import live_table
+
+    before = ask_daemon(context, "status")
+    first = live_table(before, before)
+    with Live(first, screen=True, auto_refresh=False) as page, suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(REFRESH_SECONDS)
+            now = ask_daemon(context, "status")
+            page.update(live_table(before, now), refresh=True)
+            before = now

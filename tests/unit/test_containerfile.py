@@ -43,7 +43,7 @@ def test_what_is_copied_from_the_tree_is_there():
 def test_it_installs_with_the_constraints_and_without_torch():
     (pip,) = [rest for name, rest in instructions() if name == "RUN" and "pip install" in rest]
     assert "-c constraints.txt ." in pip
-    assert "train" not in pip
+    assert "[train]" not in pip
 
 
 def test_the_daemon_runs_as_a_user_of_its_own():

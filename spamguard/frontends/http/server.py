@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -142,8 +143,12 @@ class HttpServer:
             *stalwart.routes(site),
             *monitoring.routes(site, self._status, lambda: self._is_draining),
         ]
-        application = Starlette(routes=routes, exception_handlers={HTTPException: _as_json})
-        return _counted(_of_one_length(application), site.metrics)
+        application = Starlette(
+            routes=routes,
+            middleware=[Middleware(_of_one_length)],
+            exception_handlers={HTTPException: _as_json},
+        )
+        return _counted(application, site.metrics)
 
     async def drain(self, deadline_seconds: float) -> None:
         """Stop accepting, answer what is in flight, then cut the rest."""

@@ -4,7 +4,7 @@ VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 CHECKED := spamguard tests deploy/demo.py
 
-.PHONY: setup demo test lint types unit integration system bench clean
+.PHONY: setup demo test lint types unit integration system bench fuzz clean
 
 setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -36,6 +36,11 @@ unit integration system: $(VENV)/.installed-for-tests
 
 bench: $(VENV)/.installed-for-tests
 	$(VENV)/bin/python -m tests.bench
+
+# Once over every target; longer, or one alone: .venv/bin/python -m tests.fuzz --help
+fuzz: $(VENV)/.installed-for-tests
+	$(PIP) -e '.[fuzz]'
+	$(VENV)/bin/python -m tests.fuzz --seconds 60
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

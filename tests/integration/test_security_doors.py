@@ -3,19 +3,25 @@
 import asyncio
 import contextlib
 import logging
+import stat
 import time
 import tracemalloc
 import zlib
 
 import pytest
 
+from spamguard.frontends.control import ControlServer
+from spamguard.frontends.control import ask as ask_control
 from spamguard.frontends.http import server as http_server
 from spamguard.frontends.http.server import HttpServer
+from spamguard.frontends.smtp import SmtpServer
 from spamguard.frontends.spamd import SpamdServer
+from spamguard.next_hop import NextHop
 from spamguard.observe import Metrics
 from spamguard.verdict import Disposition, Policy
 from tests.support.http_client import ask
 from tests.support.mail import message
+from tests.support.next_hop_server import next_hop_server
 from tests.support.scorers import WordScorer, clock, word_filter
 from tests.support.sinks import MemorySink
 
@@ -234,3 +240,57 @@ async def test_one_message_does_not_keep_the_others_waiting():
         assert (await said(reader)).startswith(b"SPAMD/1.1 0 ")
         writer.close()
     assert time.process_time() - started < 0.5
+
+
+# -- the control socket --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line", [b"\n", b"[" * 60_000 + b"\n", b"x" * 200_000 + b"\n", b"\xff\n", b"[1]\n", b"null\n"]
+)
+async def test_nonsense_on_the_control_socket_costs_that_connection_alone(tmp_path, line):
+    async def answer():
+        return {"fine": True}
+
+    server = ControlServer({"status": answer})
+    await server.start(tmp_path / "c.sock")
+    assert 0o600 == stat.S_IMODE((tmp_path / "c.sock").stat().st_mode)
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "c.sock"))
+        with contextlib.suppress(OSError):
+            writer.write(line)
+            await writer.drain()
+        assert await said(reader) == b""
+        writer.close()
+        asked = await asyncio.to_thread(ask_control, tmp_path / "c.sock", "status")
+        assert asked == {"fine": True}
+    finally:
+        await server.stop()
+
+
+# -- SMTP ----------------------------------------------------------------------------------------
+
+
+async def test_nothing_of_a_message_before_helo_is_in_the_next():
+    async with next_hop_server() as hop:
+        server = SmtpServer(
+            word_filter(POLICY),
+            NextHop(hop.endpoint),
+            metrics=Metrics(),
+            clock=clock,
+            max_message_bytes=100_000,
+        )
+        host, port = await server.start_tcp("127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(
+            b"EHLO x\r\nMAIL FROM:<one@a.example>\r\nRCPT TO:<one@b.example>\r\nHELO y\r\n"
+            b"MAIL FROM:<two@a.example>\r\nRCPT TO:<two@b.example>\r\nDATA\r\n"
+            b"Subject: x\r\n\r\ny\r\n.\r\nQUIT\r\n"
+        )
+        answers = (await said(reader)).decode()
+        writer.close()
+        await server.drain(1)
+    assert "503" not in answers
+    assert [["two@b.example"]] == [
+        [line[len("RCPT TO:<") : -1] for line in recipients] for _, recipients, _ in hop.messages
+    ]

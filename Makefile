@@ -5,7 +5,7 @@ VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 CHECKED := spamguard tests deploy/demo.py deploy/man.py
 
-.PHONY: setup demo test lint types unit integration system bench deb man clean
+.PHONY: setup demo test lint types unit integration system bench fuzz deb man clean
 
 setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -37,6 +37,11 @@ unit integration system: $(VENV)/.installed-for-tests
 
 bench: $(VENV)/.installed-for-tests
 	$(VENV)/bin/python -m tests.bench
+
+# Once over every target; longer, or one alone: .venv/bin/python -m tests.fuzz --help
+fuzz: $(VENV)/.installed-for-tests
+	$(PIP) -e '.[fuzz]'
+	$(VENV)/bin/python -m tests.fuzz --seconds 60
 
 deb:
 	deploy/debian/build dist

@@ -552,7 +552,7 @@ def edit_headers(
                 line = matched.group() + b" " + prefix + line[matched.end() :].lstrip(b" \t")
             if not drop:
                 kept.append(line)
-        elif not kept and not drop and line.startswith(b"From "):
+        elif position == 0 and line.startswith(b"From "):
             new = line + new  # an mbox line stays first
         else:
             break

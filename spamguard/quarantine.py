@@ -104,7 +104,7 @@ class QuarantineStore:
             "held_at": now,
             "changed_at": now,
             "frontend": envelope.frontend,
-            "queue_id": envelope.queue_id,
+            "queue_id": _storable(envelope.queue_id),
             "client_ip": envelope.client_ip,
             "helo": _storable(envelope.helo),
             "authenticated_user": _storable(envelope.authenticated_user),
@@ -327,7 +327,7 @@ def _held(row: dict[str, Any]) -> HeldMessage:
 
 def _storable(text: str) -> str:
     """Replace what is no Unicode text: SQLite stores UTF-8."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def _like(text: str) -> str:

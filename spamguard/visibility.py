@@ -63,7 +63,7 @@ _RGB = re.compile(
 
 _SELECTED = "[style], [hidden], font[color], bdo"
 _BRACE = re.compile(r"[{}]")
-_SELECTOR = re.compile(r"[a-z0-9]{0,10}[.#][a-z_][\w-]{0,40}", re.IGNORECASE | re.ASCII)
+_SELECTOR = re.compile(r"(?:[a-z][a-z0-9]{0,9})?[.#][a-z_][\w-]{0,40}", re.IGNORECASE | re.ASCII)
 
 
 def drop_hidden(tree: LexborHTMLParser) -> bool:

@@ -30,10 +30,15 @@ from spamguard.verdict import ID_HEADER, OUR_HEADERS
 
 MAX_REPORT_BYTES = 2 * 1024 * 1024  # of a message kept; the models read far less
 MAX_REPORTER_CHARS = 254  # RFC 5321 section 4.5.3.1.3
+# Of one reporter; a tenth counts (`trust.Rules.per_day`). Beyond that somebody fills the disk.
+MAX_REPORTS_A_DAY = 1000
+_DAY_SECONDS = 86_400
 _VERDICT_ID = re.compile(r"[0-9a-f]{21}")
 # Ways in where the reporter has the message in his own mailbox or is the administrator: a
 # report without a verdict on record is as good as one with.
 _BELIEVED_WITHOUT_VERDICT = frozenset({ReportSource.IMAP, ReportSource.CLI, ReportSource.DROP})
+# Ways in by which users report; the administrator may bring his own mail by the thousand.
+_BOUNDED = frozenset(ReportSource) - {ReportSource.CLI, ReportSource.DROP}
 _BULK_FIELDS = frozenset({"list-id", "list-unsubscribe", "list-post", "feedback-id"})
 
 
@@ -83,6 +88,8 @@ class CorrectionStore:
         message = parse_message(raw)
         if not (message.text or message.html_text or message.header("subject")):
             raise ReportError("the reported message has neither subject nor text")
+        if report.source in _BOUNDED:
+            self._refuse_a_flood(reporter)
         self._keep(message.fingerprint, raw)
         value = simhash(build_model_input(message).text)
         with write_transaction(self._database) as database:
@@ -277,6 +284,14 @@ class CorrectionStore:
             head, gap, rest = raw.partition(b"\n\r\n" if b"\n\r\n" in raw[:65536] else b"\n\n")
             raw = re.sub(pattern, rb"\1", head, count=1) + gap + rest
         return edit_headers(raw, delete=OUR_HEADERS)
+
+    def _refuse_a_flood(self, reporter: str) -> None:
+        with open_database(self._database) as database:
+            today = database.table("corrections").count_where(
+                "reporter = ? AND reported_at > ?", [reporter, self._clock() - _DAY_SECONDS]
+            )
+        if today >= MAX_REPORTS_A_DAY:
+            raise ReportError(f"more than {MAX_REPORTS_A_DAY} reports in a day")
 
     def _keep(self, fingerprint: str, raw: bytes) -> None:
         path = self.path_of(fingerprint)

@@ -56,7 +56,7 @@ class ControlServer:
                 answer = await self._run(str(request.get("command", "")))
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
-        except (OSError, ValueError, AttributeError, TimeoutError) as error:
+        except (OSError, ValueError, AttributeError, RecursionError, TimeoutError) as error:
             log.warning("control connection failed", extra={"error": str(error)})
         finally:
             writer.close()

@@ -307,6 +307,11 @@ class _Session(SMTP):
         await self._end_transaction()
         await super().smtp_EHLO(hostname)
 
+    async def smtp_HELO(self, hostname: str) -> None:  # noqa: N802
+        """Greet; see `smtp_EHLO`."""
+        await self._end_transaction()
+        await super().smtp_HELO(hostname)
+
     async def smtp_DATA(self, arg: str | None) -> None:  # noqa: N802
         """Read the message, have it judged, do what the action says, answer."""
         transaction = self._transaction

@@ -171,7 +171,6 @@ _server = HttpServer(
     max_message_bytes=MAX_MESSAGE_BYTES,
 )
 _application = _server._application(is_unix=True)  # noqa: SLF001
-_loop = asyncio.new_event_loop()
 
 
 def http(data: bytes) -> None:
@@ -204,7 +203,7 @@ def http(data: bytes) -> None:
     async def send(part: Any) -> None:
         sent.append(part)
 
-    _loop.run_until_complete(_application(scope, receive, send))  # type: ignore[arg-type]
+    asyncio.run(_application(scope, receive, send))
     status, answer = sent[0]["status"], b"".join(part.get("body", b"") for part in sent)
     assert status in STATUSES, status
     if dict(sent[0]["headers"]).get(b"content-type") == b"application/json":

@@ -95,3 +95,11 @@ def test_sample_mail_uses_reserved_domains_only():
             assert allowed.search(host.lower().strip(".")) or host.lower() in known, (
                 f"{path.name}: {host}"
             )
+
+
+def test_every_test_that_the_table_of_attacks_names_exists():
+    table = (ROOT / "tests" / "README.md").read_text().partition("## Attacks")[2]
+    named = re.findall(r"`((?:integration/|system/)?)(test_\w+\.py)(?:::(test_\w+))?`", table)
+    assert len(named) > 40
+    for folder, file, test in named:
+        assert f"def {test}" in (ROOT / "tests" / (folder or "unit") / file).read_text()

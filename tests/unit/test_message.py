@@ -234,6 +234,7 @@ def test_no_other_parser_finds_a_forged_field_after_it_was_removed(lines):
 
 def test_an_mbox_line_stays_first():
     assert edit_headers(b"From a b\nA: 1\n\n", add=[("X", "1")]) == b"From a b\nX: 1\nA: 1\n\n"
+    assert edit_headers(b"From a b\nFrom c d\n\n") == b"From a b\n\nFrom c d\n\n"
 
 
 @pytest.mark.parametrize(

@@ -73,3 +73,11 @@ def test_an_html_bomb_in_a_mail_is_read_within_two_seconds(name):
 def test_words_behind_comments_are_read_where_tags_are_stripped():
     page = html.extract("<div>" * 600 + "<!-- a --> b > c --> hello <!-- <!-- x --> pills <!-- y")
     assert page.text.split() == ["b", ">", "c", "-->", "hello", "pills"]
+
+
+@pytest.mark.parametrize(
+    "selector", ["2.a", "9#b", "h1.a", "-.a", ".a-", "._", "#__", "..a", "a..b"]
+)
+def test_no_selector_of_a_style_sheet_stops_the_parser(selector):
+    source = f"<style>{selector}{{display:none}}</style><p class=a id=b>cheap pills</p>"
+    assert "cheap pills" in html.extract(source).text

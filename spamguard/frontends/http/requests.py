@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import hmac
 import logging
 from collections.abc import Mapping
@@ -152,7 +151,7 @@ def _given_token(request: Request) -> bytes:
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(value, validate=True).partition(b":")[2]
-        except binascii.Error:
+        except ValueError:  # no base64, or not even ASCII
             return b""
     return request.headers.get("password", "").encode()
 

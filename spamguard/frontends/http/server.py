@@ -7,17 +7,21 @@ machines put a server with TLS before it.
 
 import asyncio
 import contextlib
+import functools
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from spamguard.filter import Clock, Filter
 from spamguard.frontends.http import api, rspamd, stalwart
@@ -29,6 +33,7 @@ from spamguard.observe import Metrics
 from spamguard.report import CorrectionSink
 
 MAX_CONNECTIONS = 100  # each may keep a whole message in memory; more get 503
+MAX_OPEN = 2 * MAX_CONNECTIONS  # even for a 503: descriptors are the whole daemon's
 KEEP_ALIVE_SECONDS = 60
 MAX_HEAD_BYTES = 64 * 1024  # request line and header: rspamd's clients send recipients there
 
@@ -44,7 +49,7 @@ class HttpServer:
         metrics: counters.
         clock: wall clock.
         max_message_bytes: larger messages are refused.
-        read_seconds: for a body to come in.
+        read_seconds: for the head of a request to come in, and for its body.
     """
 
     def __init__(
@@ -110,7 +115,7 @@ class HttpServer:
         is_unix = listening.family == socket.AF_UNIX
         config = uvicorn.Config(
             self._application(is_unix=is_unix),
-            http="h11",
+            http=functools.partial(_Connection, self._site.read_seconds),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -139,7 +144,11 @@ class HttpServer:
             *stalwart.routes(site),
             *monitoring.routes(site, self._status, lambda: self._is_draining),
         ]
-        application = Starlette(routes=routes, exception_handlers={HTTPException: _as_json})
+        application = Starlette(
+            routes=routes,
+            middleware=[Middleware(_of_one_length)],
+            exception_handlers={HTTPException: _as_json},
+        )
         return _counted(application, site.metrics)
 
     async def drain(self, deadline_seconds: float) -> None:
@@ -157,6 +166,46 @@ class HttpServer:
                 connection.transport.abort()
 
 
+class _Connection(H11Protocol):
+    """A connection on which each request must begin, and its head be whole, in time.
+
+    Uvicorn waits for ever for the first one, and for the rest of a body that it has already
+    answered with a refusal: whoever brings a byte now and then could keep every place.
+    """
+
+    def __init__(self, head_seconds: float, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._head_seconds = head_seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MAX_OPEN:
+            transport.abort()
+            return
+        self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        self._expect_request()
+        super().on_response_complete()
+
+    def _expect_request(self) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(self._head_seconds, self._look)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
+
+
 class _Server(uvicorn.Server):
     """A uvicorn that leaves signals to the daemon."""
 
@@ -170,6 +219,22 @@ async def _as_json(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+def _of_one_length(application: ASGIApp) -> ASGIApp:
+    """Refuse requests that state their length twice: a proxy may have read the other one.
+
+    RFC 9112 section 6.1 allows it; h11 does what section 6.3 says and reads the chunks.
+    """
+
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        asked = application
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            error = {"error": "Content-Length beside Transfer-Encoding"}
+            asked = JSONResponse(error, 400, {"Connection": "close"})
+        await asked(scope, receive, send)
+
+    return checked
 
 
 def _counted(application: ASGIApp, metrics: Metrics) -> ASGIApp:

@@ -32,7 +32,7 @@ def routes(site: Site) -> list[Route]:
             asked = json.loads(data)
             if asked.get("message") is None:  # a stage before the message
                 return JSONResponse(_ACCEPT)
-            fields = [(str(name), str(value)) for name, value in asked["message"]["headers"]]
+            fields = [(_text(name), _text(value)) for name, value in asked["message"]["headers"]]
             raw = message_of(fields, str(asked["message"]["contents"]))
             envelope = site.envelope(*_envelope_of(asked))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -40,6 +40,11 @@ def routes(site: Site) -> list[Route]:
         return JSONResponse(as_json(await site.judge(envelope, raw), fields, envelope.recipients))
 
     return [Route("/stalwart", hook, methods=["POST"])]
+
+
+def _text(value: Any) -> str:
+    """Return a string that UTF-8 can carry: JSON may hold half a surrogate pair."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def message_of(fields: list[tuple[str, str]], contents: str) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spamguard.training.metrics import expected_calibration_error, wilson
+from spamguard.training.metrics import expected_calibration_error, sign_test, wilson
 from spamguard.verdict import Thresholds
 
 # What a mistake costs, as SpamBayes' testers weighed it: a lost good message ten times a missed
@@ -21,6 +21,9 @@ COST_FALSE_POSITIVE, COST_MISS, COST_UNSURE = 10.0, 1.0, 0.2
 FOLDS = 5
 MIN_HOLDOUT_SPAM = 5  # corrections the gate judges on; fewer prove nothing
 MIN_HAM = 100  # held-out and never-flag ham together
+# One better campaign among a dozen can be luck: a candidate that learned shuffled labels once had
+# it. With fewer than five campaigns that differ no run passes.
+MAX_CHANCE = 0.05
 MAX_CALIBRATION_LOSS = 0.02  # expected calibration error may rise by so much
 # Share of labels that int8 may change against float32. All other rules judge the int8 files, so
 # this one has only to notice a quantization that went wrong: what is shipped changes 0.4 %, and
@@ -121,7 +124,9 @@ def decide(
     allowed_misses = wilson(known_misses[0], max(1, known_spam))[1] * known_spam
     misses = [int((side.holdout[spam] < thresholds.unsure).sum()) for side in sides]
     costs = [cost(side.holdout, holdout_is_spam, thresholds) for side in sides]
-    folds = won_tied_lost(incumbent, candidate, holdout_is_spam, holdout_groups, thresholds)
+    folds = won_tied_lost(*sides, holdout_is_spam, holdout_groups, thresholds, folds=FOLDS)
+    better, _, worse = won_tied_lost(*sides, holdout_is_spam, holdout_groups, thresholds)
+    chance = sign_test(better, worse)
     errors = [
         expected_calibration_error(
             np.concatenate([side.holdout, side.known]),
@@ -203,6 +208,13 @@ def decide(
             passed=folds[0] > folds[2],
         ),
         Rule(
+            name="campaigns better/worse",
+            incumbent="",
+            candidate=f"{better}/{worse}, by chance {chance:.3f}",
+            wanted=f"by chance at most {MAX_CHANCE} (sign test)",
+            passed=chance <= MAX_CHANCE,
+        ),
+        Rule(
             name="calibration error",
             incumbent=round(errors[0], 4),
             candidate=round(errors[1], 4),
@@ -251,14 +263,20 @@ def won_tied_lost(
     is_spam: npt.NDArray[np.bool_],
     groups: Sequence[str],
     thresholds: Thresholds,
+    *,
+    folds: int = 0,
 ) -> tuple[int, int, int]:
-    """Compare costs fold by fold; a fold without a difference is tied."""
+    """Compare costs campaign by campaign, or by so many folds of whole campaigns.
+
+    One without a difference is tied.
+    """
     names = sorted(set(groups))
-    fold_of = {name: index % FOLDS for index, name in enumerate(names)}
-    folds = np.array([fold_of[group] for group in groups], dtype=int)
+    parts = min(folds, len(names)) or len(names)
+    part_of = {name: index % parts for index, name in enumerate(names)}
+    parted = np.array([part_of[group] for group in groups], dtype=int)
     won = tied = lost = 0
-    for fold in range(FOLDS):
-        members = folds == fold
+    for part in range(parts):
+        members = parted == part
         before, after = (
             cost(side.holdout[members], is_spam[members], thresholds)
             for side in (incumbent, candidate)

@@ -4,6 +4,7 @@ Accuracy alone says nothing about a filter: at 50 % spam one that holds 1 % of t
 has 99 %. What counts is how much spam is caught when so much ham may be flagged.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -230,6 +231,17 @@ def prior_weights(is_spam: Truth, prior: float) -> Scores:
     """Return message weights under which ``prior`` of the mail is spam."""
     share = min(max(_mean(is_spam), 1e-9), 1 - 1e-9)
     return np.where(is_spam, prior / share, (1 - prior) / (1 - share))
+
+
+def sign_test(better: int, worse: int) -> float:
+    """Return how likely so many of the pairs that differ are better by chance (one-sided).
+
+    The exact binomial test of Dixon and Mood 1946; 1.0 where no pair differs.
+    """
+    differing = better + worse
+    ways = sum(math.comb(differing, count) for count in range(better, differing + 1))
+    chance: float = ways / 2**differing
+    return chance
 
 
 def wilson(successes: int, total: int) -> tuple[float, float]:

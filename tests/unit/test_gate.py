@@ -59,13 +59,33 @@ def test_a_better_candidate_passes_every_rule():
 
 
 def test_the_incumbent_itself_is_not_better():
-    assert ["cost, 10 FP + FN + 0.2 unsure", "folds won/tied/lost"] == failed(decision(INCUMBENT))
+    names = ["cost, 10 FP + FN + 0.2 unsure", "folds won/tied/lost", "campaigns better/worse"]
+    assert names == failed(decision(INCUMBENT))
 
 
 def test_a_worse_candidate_loses_folds():
     names = failed(decision(INCUMBENT, incumbent=BETTER))
     assert "held-out spam called ham" in names
     assert "folds won/tied/lost" in names
+
+
+def test_what_can_be_luck_is_no_progress():
+    assert ["campaigns better/worse"] == failed(decision(judged(11)))
+    assert [] == failed(decision(judged(10)))
+
+
+def test_a_campaign_counts_once_however_many_messages_it_has():
+    groups = [f"g{n}" for n in range(HAM)] + [f"g{n % 4}" for n in range(SPAM)]
+    found = decide(
+        INCUMBENT,
+        BETTER,
+        holdout_is_spam=TRUTH,
+        holdout_groups=groups,
+        known_is_spam=KNOWN,
+        thresholds=THRESHOLDS,
+        flips=(0, 400),
+    )
+    assert ["campaigns better/worse"] == failed(found)
 
 
 @pytest.mark.parametrize(

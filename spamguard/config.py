@@ -44,6 +44,12 @@ def _endpoint(value: str) -> str:
     return value
 
 
+def _hop(value: str) -> str:
+    """Accept an endpoint, behind ``lmtp:`` where LMTP is spoken."""
+    _endpoint(value.removeprefix("lmtp:"))
+    return value
+
+
 def _is_loopback(endpoint: str) -> bool:
     host = endpoint.rpartition(":")[0].strip("[]")
     if endpoint.startswith("unix:") or host == "localhost":
@@ -92,6 +98,7 @@ def _absolute(value: str) -> str:
 
 
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
+Hop = Annotated[str, AfterValidator(_hop)]
 IpNetwork = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, BeforeValidator(_network)]
 Domain = Annotated[str, AfterValidator(_lower)]
 ReversePath = Annotated[str, AfterValidator(_address_or_domain)]
@@ -125,6 +132,20 @@ class Smtp(_Section):
         ipaddress.ip_network("127.0.0.0/8"),
         ipaddress.ip_network("::1/128"),
     )
+
+
+class Lmtp(_Section):
+    """The LMTP door, between the MTA and the mail store; closed unless told where to listen."""
+
+    listen: tuple[Endpoint, ...] = ()
+    socket_mode: SocketMode = "0660"
+    next_hop: Endpoint = ""
+
+    @model_validator(mode="after")
+    def _leads_on(self) -> "Lmtp":
+        if self.listen and not self.next_hop:
+            raise ValueError("next_hop: expected where the mail store takes LMTP")
+        return self
 
 
 class Spamd(_Section):
@@ -245,7 +266,7 @@ class QuarantineSection(_Section):
     """How long held messages are kept."""
 
     retention_days: int = Field(default=30, ge=1, le=3650)
-    release_hop: Endpoint = ""
+    release_hop: Hop = ""
 
 
 class Reports(_Section):
@@ -332,6 +353,7 @@ class Config(_Section):
 
     milter: Milter = Milter()
     smtp: Smtp = Smtp()
+    lmtp: Lmtp = Lmtp()
     spamd: Spamd = Spamd()
     http: Http = Http()
     model: Model = Model()
@@ -352,7 +374,9 @@ class Config(_Section):
 
     @property
     def release_hop(self) -> str:
-        """Where released messages are handed in."""
+        """Where released messages are handed in: behind us, so that none is judged again."""
+        if self.lmtp.listen and not self.quarantine.release_hop:
+            return f"lmtp:{self.lmtp.next_hop}"
         return self.quarantine.release_hop or self.smtp.next_hop
 
 

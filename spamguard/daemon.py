@@ -45,7 +45,17 @@ from spamguard.upkeep import Upkeep
 log = logging.getLogger(__name__)
 
 # Sections of the configuration that a reload does not apply.
-_NEED_RESTART = ("milter", "smtp", "spamd", "http", "paths", "reports", "feedback", "retrain")
+_NEED_RESTART = (
+    "milter",
+    "smtp",
+    "lmtp",
+    "spamd",
+    "http",
+    "paths",
+    "reports",
+    "feedback",
+    "retrain",
+)
 
 
 class Daemon:

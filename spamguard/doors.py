@@ -18,7 +18,7 @@ from spamguard.filter import Filter
 from spamguard.frontends.milter import MilterServer
 from spamguard.frontends.smtp import SmtpServer
 from spamguard.frontends.spamd import SpamdServer
-from spamguard.next_hop import NextHop
+from spamguard.next_hop import LMTP_PREFIX, NextHop
 from spamguard.observe import Metrics
 from spamguard.report import CorrectionSink, ReportDesk
 
@@ -97,6 +97,11 @@ class Doors:
                 config.milter.socket_mode,
             ),
             "smtp": (lambda: self._smtp(mail_filter), config.smtp.listen, "0660"),
+            "lmtp": (
+                lambda: self._lmtp(mail_filter),
+                config.lmtp.listen,
+                config.lmtp.socket_mode,
+            ),
             "spamd": (
                 lambda: self._spamd(mail_filter),
                 config.spamd.listen,
@@ -154,6 +159,18 @@ class Doors:
             xforward_networks=settings.xforward_networks,
             hostname=hostname,
             desk=self._desk,
+        )
+
+    def _lmtp(self, mail_filter: Filter) -> SmtpServer:
+        hostname = socket.gethostname()
+        return SmtpServer(
+            mail_filter,
+            NextHop(f"{LMTP_PREFIX}{self._config.lmtp.next_hop}", hostname=hostname),
+            metrics=self._metrics,
+            clock=self._clock,
+            max_message_bytes=self._config.max_message_bytes,
+            hostname=hostname,
+            is_lmtp=True,
         )
 
     def _spamd(self, mail_filter: Filter) -> SpamdServer:

@@ -1,4 +1,4 @@
-"""The SMTP client that hands mail on to the MTA's re-injection port.
+"""The client that hands mail on: by SMTP to the MTA, by LMTP to the mail store.
 
 It serves the content filter and the release of held messages. Kept small on purpose: one
 server, no TLS (loopback or a trusted network), connections reused, commands pipelined where
@@ -18,6 +18,7 @@ from spamguard.wire.smtp import MAX_REPLY_LINE_BYTES, Reply, encode_data, parse_
 
 log = logging.getLogger(__name__)
 
+LMTP_PREFIX = "lmtp:"  # of an endpoint that speaks LMTP (RFC 2033)
 CONNECT_TIMEOUT_SECONDS = 30.0
 MAX_IDLE = 20  # connections kept for reuse; Postfix's default process limit is 100
 MAX_IDLE_SECONDS = 60.0  # well below smtpd_timeout (300 s, 10 s under stress), see `acquire`
@@ -35,24 +36,32 @@ _PARAMETER_EXTENSIONS = {
 
 
 class Connection:
-    """One connection to the next hop, between EHLO and QUIT."""
+    """One connection to the next hop, between EHLO (LHLO) and QUIT."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout_seconds: float
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        timeout_seconds: float,
+        *,
+        is_lmtp: bool = False,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._timeout_seconds = timeout_seconds
+        self._is_lmtp = is_lmtp
         self.extensions: frozenset[str] = frozenset()
         self.idle_since = 0.0
         self.is_broken = False
 
     async def greet(self, hostname: str) -> None:
-        """Read the greeting and say EHLO."""
+        """Read the greeting and say EHLO, or LHLO (RFC 2033 section 4.1)."""
         greeting = await self._read_reply()
         if not greeting.is_success:
             raise DeliveryError(f"next hop greets with {greeting.code}", str(greeting))
-        (reply,) = await self.commands(f"EHLO {hostname}")
+        (reply,) = await self.commands(f"{'LHLO' if self._is_lmtp else 'EHLO'} {hostname}")
+        if not reply.is_success and self._is_lmtp:
+            raise DeliveryError(f"next hop answers LHLO with {reply.code}")
         if not reply.is_success:
             (reply,) = await self.commands(f"HELO {hostname}")
         self.extensions = frozenset(line.split(" ")[0].upper() for line in reply.lines[1:])
@@ -77,8 +86,16 @@ class Connection:
         else:
             return replies
 
-    async def data(self, raw: bytes) -> Reply:
-        """Send a message after an accepted RCPT and return the server's final reply.
+    async def data(self, raw: bytes, recipients: int = 1) -> list[Reply]:
+        """Send a message after accepted RCPTs and return the server's final reply.
+
+        Args:
+            raw: the message.
+            recipients: how many were accepted.
+
+        Returns:
+            One reply for all recipients; one for each by LMTP, in the order of the RCPTs (RFC
+            2033 section 4.2).
 
         Raises:
             DeliveryError: the connection broke. Whether the server took the message is then
@@ -86,14 +103,15 @@ class Connection:
         """
         (reply,) = await self.commands("DATA")
         if reply.code != 354:
-            return reply
+            return [reply] * (recipients if self._is_lmtp else 1)
         try:
             encoded = encode_data(raw)
             for start in range(0, len(encoded), _DATA_CHUNK_BYTES):
                 self._writer.write(encoded[start : start + _DATA_CHUNK_BYTES])
                 async with asyncio.timeout(self._timeout_seconds):
                     await self._writer.drain()
-            return await self._read_reply()
+            expected = recipients if self._is_lmtp else 1
+            return [await self._read_reply() for _ in range(expected)]
         except (OSError, TimeoutError, EOFError, ValueError, PeerProtocolError) as error:
             self.is_broken = True
             raise DeliveryError(f"next hop: {error or type(error).__name__}") from error
@@ -143,7 +161,8 @@ class NextHop:
     """A pool of connections to one server.
 
     Args:
-        endpoint: ``host:port``, ``[v6]:port`` or ``unix:/path``.
+        endpoint: ``host:port``, ``[v6]:port`` or ``unix:/path``, behind ``lmtp:`` where LMTP is
+            spoken.
         hostname: what EHLO says.
         timeout_seconds: for each reply; RFC 5321 section 4.5.3.2 wants minutes after DATA.
     """
@@ -176,7 +195,12 @@ class NextHop:
                 reader, writer = await open_stream(self.endpoint)
         except (OSError, TimeoutError) as error:
             raise DeliveryError(f"next hop {self.endpoint}: {error}") from error
-        connection = Connection(reader, writer, self._timeout_seconds)
+        connection = Connection(
+            reader,
+            writer,
+            self._timeout_seconds,
+            is_lmtp=self.endpoint.startswith(LMTP_PREFIX),
+        )
         try:
             await connection.greet(self._hostname)
         except (OSError, TimeoutError, EOFError, ValueError, PeerProtocolError) as error:
@@ -224,10 +248,12 @@ class NextHop:
             if len(refused) == len(recipients):
                 reply = refused[0][1]
                 raise DeliveryError(f"next hop refused every recipient: {reply}", str(reply))
-            reply = await connection.data(raw)
-            if not reply.is_success:
-                raise DeliveryError(f"next hop refused the message: {reply}", str(reply))
-            return refused
+            accepted = [r for r, reply in zip(recipients, replies, strict=True) if reply.is_success]
+            final = await connection.data(raw, len(accepted))
+            if not any(reply.is_success for reply in final):
+                raise DeliveryError(f"next hop refused the message: {final[0]}", str(final[0]))
+            by_recipient = zip(accepted, final, strict=False)  # one reply is everybody's by SMTP
+            return refused + [(r, reply) for r, reply in by_recipient if not reply.is_success]
         finally:
             await self.release(connection)
 
@@ -251,6 +277,7 @@ class NextHop:
 
 async def open_stream(endpoint: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to ``host:port``, ``[v6]:port`` or ``unix:/path``."""
+    endpoint = endpoint.removeprefix(LMTP_PREFIX)
     if endpoint.startswith("unix:"):
         return await asyncio.open_unix_connection(
             endpoint.removeprefix("unix:"), limit=MAX_REPLY_LINE_BYTES

@@ -21,13 +21,14 @@ _ANSWER_BYTES = 4096
 UNSCORED_SHARE = 0.01  # of all messages; below, a crash or a burst explains it
 _START = "systemctl start spamguard, and see its log"
 
-# What each door is asked, and what its answer must contain. The SMTP door speaks first.
+# What each door is asked, and what its answer must contain. By SMTP and LMTP we speak first.
 _NEGOTIATION = milter.encode(
     Negotiate(version=VERSION, actions=ActionFlags(0x1FF), steps=StepFlags(0x1FFFFF))
 )
 _QUESTIONS = {
     "milter": (_NEGOTIATION, b"O\x00\x00\x00"),
     "smtp": (b"QUIT\r\n", b"220 "),
+    "lmtp": (b"QUIT\r\n", b"220 "),
     "spamd": (b"PING SPAMC/1.5\r\n\r\n", b"PONG"),
     "http": (b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b" 200 "),
 }
@@ -84,6 +85,7 @@ def doors(config: Config, status: Mapping[str, Any]) -> Iterator[Finding]:
     for name, section in (
         ("milter", config.milter),
         ("smtp", config.smtp),
+        ("lmtp", config.lmtp),
         ("spamd", config.spamd),
         ("http", config.http),
     ):

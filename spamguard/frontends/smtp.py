@@ -1,10 +1,13 @@
-"""The SMTP content filter: for Postfix's `content_filter` and `smtpd_proxy_filter`.
+"""The SMTP content filter, for Postfix's `content_filter` and `smtpd_proxy_filter`; and LMTP.
 
 aiosmtpd holds the dialogue; what mail administrators need and it does not do is here: XFORWARD,
 DSN parameters, the null reverse path, any line length, bodies read in chunks. A transaction is
 mirrored to the next hop as it goes, so that each recipient gets the next hop's own reply; 250
 to DATA is said only after the next hop has said it, or after the message is durably held. Every
 failure of ours is 451: the client keeps the message.
+
+LMTP (RFC 2033) stands between an MTA and the mail store; it differs in its greeting and in one
+reply to each recipient after the data.
 """
 
 import asyncio
@@ -67,6 +70,7 @@ class SmtpServer(Listener):
         xforward_networks: clients whose XFORWARD is believed; Unix sockets always are.
         hostname: for the greeting and EHLO.
         desk: takes mail to report addresses, or None where there are none.
+        is_lmtp: whether LMTP is spoken, to the next hop too.
     """
 
     def __init__(
@@ -81,8 +85,9 @@ class SmtpServer(Listener):
         xforward_networks: Sequence[Network] = (),
         hostname: str = "localhost",
         desk: ReportDesk | None = None,
+        is_lmtp: bool = False,
     ) -> None:
-        super().__init__(lambda: _Session(self))
+        super().__init__(lambda: (_LmtpSession if is_lmtp else _Session)(self))
         self.filter = mail_filter
         self.next_hop = next_hop
         self.metrics = metrics
@@ -127,6 +132,7 @@ class _Handler:
 class _Session(SMTP):
     """One client connection."""
 
+    frontend = "smtp"
     line_length_limit = READ_CHUNK_BYTES  # of the stream reader: also of a body's chunks
 
     def __init__(self, owner: SmtpServer) -> None:
@@ -160,7 +166,7 @@ class _Session(SMTP):
             transport.close()
             return
         owner.connections.add(self)
-        owner.metrics.count("smtp_connections")
+        owner.metrics.count(f"{self.frontend}_connections")
         peer = transport.get_extra_info("peername")
         self.may_xforward = not peer or _is_in(peer[0], owner.xforward_networks)
         super().connection_made(transport)
@@ -193,7 +199,7 @@ class _Session(SMTP):
     async def handle_exception(self, error: Exception) -> str:
         """Turn a bug of ours into 451; aiosmtpd would say 500 and quote the error."""
         log.error("bug in the SMTP dialogue", exc_info=error)
-        self._owner.metrics.count("smtp_errors")
+        self._owner.metrics.count(f"{self.frontend}_errors")
         return _OUR_FAILURE
 
     # -- commands ----------------------------------------------------------------------------
@@ -326,9 +332,10 @@ class _Session(SMTP):
         self._is_busy = True
         try:
             if raw is None:
-                await self.push("552 5.3.4 message size exceeds the limit")
-                return
-            await self.push(await self._finish(transaction, raw))
+                replies = ["552 5.3.4 message size exceeds the limit"]
+            else:
+                replies = await self._finish(transaction, raw)
+            await self._push_final(transaction, replies)
         finally:
             self._is_busy = False
             await self._end_transaction()
@@ -365,25 +372,34 @@ class _Session(SMTP):
         data = b"".join(chunks)
         return decode_data(data[: -len(b".\r\n")])
 
-    async def _finish(self, transaction: _Transaction, raw: bytes) -> str:
-        """Take the reports in a message, judge it, act, and return the reply to DATA."""
+    async def _push_final(self, transaction: _Transaction, replies: list[str]) -> None:
+        """Answer the data; by SMTP there is one reply."""
+        del transaction
+        await self.push(replies[0])
+
+    async def _finish(self, transaction: _Transaction, raw: bytes) -> list[str]:
+        """Take the reports in a message, judge it, act.
+
+        Returns:
+            One reply for all recipients, or one for each.
+        """
         envelope = self._envelope(transaction)
         if transaction.reports and self._owner.desk:
             addresses = tuple(transaction.reports)
             reply = await self._owner.desk.take(replace(envelope, recipients=addresses), raw)
             if not transaction.recipients or reply.startswith("4"):
-                return reply
+                return [reply]
         # A report quotes spam: its copies for others are not held for that.
         outcome = await self._owner.filter.check(envelope, raw, can_hold=not transaction.reports)
         action = outcome.action
         try:
             match action.disposition:
                 case Disposition.QUARANTINE:
-                    return f"250 2.0.0 Ok: held as {outcome.verdict.id}"
+                    return [f"250 2.0.0 Ok: held as {outcome.verdict.id}"]
                 case Disposition.REJECT | Disposition.DEFER:
-                    return action.smtp_reply
+                    return [action.smtp_reply]
                 case Disposition.REDIRECT:
-                    return await self._redirect(transaction, action, raw)
+                    return [await self._redirect(transaction, action, raw)]
                 case _:
                     return await self._hand_on(transaction, action, raw)
         except DeliveryError as error:
@@ -391,12 +407,15 @@ class _Session(SMTP):
                 "next hop failed at DATA", extra={"id": outcome.verdict.id, "error": str(error)}
             )
             self._owner.metrics.count("next_hop_failures")
-            return _temporary(error.reply)
+            return [_temporary(error.reply)]
 
-    async def _hand_on(self, transaction: _Transaction, action: Action, raw: bytes) -> str:
+    async def _hand_on(self, transaction: _Transaction, action: Action, raw: bytes) -> list[str]:
         if transaction.connection is None:
             raise DeliveryError("next hop was lost in the transaction")
-        return _sendable(await transaction.connection.data(_edited(raw, action)))
+        replies = await transaction.connection.data(
+            _edited(raw, action), len(transaction.recipients)
+        )
+        return [_sendable(reply) for reply in replies]
 
     async def _redirect(self, transaction: _Transaction, action: Action, raw: bytes) -> str:
         await self._owner.next_hop.deliver(
@@ -419,7 +438,7 @@ class _Session(SMTP):
         }
         address = known.get("ADDR", "").removeprefix("IPV6:").removeprefix("IPv6:")
         return Envelope(
-            frontend="smtp",
+            frontend=self.frontend,
             reverse_path=transaction.reverse_path,
             recipients=tuple(transaction.recipients),
             queue_id=known.get("IDENT", ""),
@@ -431,6 +450,29 @@ class _Session(SMTP):
             authenticated_user="local" if known.get("SOURCE") == "LOCAL" and not address else "",
             received_at=self._owner.clock(),
         )
+
+
+class _LmtpSession(_Session):
+    """One client connection that speaks LMTP."""
+
+    frontend = "lmtp"
+
+    async def smtp_LHLO(self, hostname: str) -> None:  # noqa: N802
+        """Greet as EHLO does."""
+        await super().smtp_EHLO(hostname)
+
+    async def smtp_EHLO(self, hostname: str) -> None:  # noqa: N802
+        """Refuse: RFC 2033 section 4.1 keeps LMTP apart from SMTP."""
+        del hostname
+        await self.push("500 5.5.1 this is LMTP: LHLO expected")
+
+    smtp_HELO = smtp_EHLO  # noqa: N815
+
+    async def _push_final(self, transaction: _Transaction, replies: list[str]) -> None:
+        """Answer for each recipient (RFC 2033 section 4.2); a single reply is everybody's."""
+        if len(replies) == 1:
+            replies = replies * len(transaction.recipients)
+        await self.push("\r\n".join(replies))
 
 
 class _SameForAll(dict[str, int]):

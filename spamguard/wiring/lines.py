@@ -92,8 +92,8 @@ class PostfixLines:
 
 
 def host_and_port(endpoint: str) -> tuple[str, int] | None:
-    """Return where an endpoint on TCP is reached from this machine; None for a Unix socket."""
-    if endpoint.startswith("unix:"):
+    """Return where SMTP on TCP is reached from this machine; None for a Unix socket, or LMTP."""
+    if endpoint.startswith(("unix:", "lmtp:")):
         return None
     host, _, port = endpoint.rpartition(":")
     host = host.strip("[]")

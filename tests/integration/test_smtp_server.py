@@ -64,6 +64,7 @@ class Door:
         self.scorer = options.pop("scorer", WordScorer())
         self.quarantine = options.pop("quarantine", MemoryQuarantine())
         self.metrics = Metrics()
+        self.greeting = "LHLO" if options.get("is_lmtp") else "EHLO"
         self.filter = word_filter(
             policy, scorer=self.scorer, quarantine=self.quarantine, metrics=self.metrics
         )
@@ -82,7 +83,7 @@ class Door:
         client = Client(reader, writer)
         try:
             assert (await client.reply()).startswith("220")
-            client.ehlo = await client.say("EHLO client.example")
+            client.ehlo = await client.say(f"{self.greeting} client.example")
             yield client
         finally:
             writer.transport.abort()

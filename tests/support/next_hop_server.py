@@ -17,6 +17,7 @@ class NextHopServer:
     Attributes:
         extensions: offered after EHLO.
         replies: the reply to a command line that begins so; also ``.`` for the end of data.
+        is_lmtp: one reply for each accepted recipient after the data; ``.N`` is for the Nth.
         dies: ``DATA`` cuts after 354, ``.`` before its 250, ``.250`` just after it.
         before_250: awaited between the end of data and its reply.
         commands: every command line, in order.
@@ -26,6 +27,7 @@ class NextHopServer:
 
     extensions: tuple[str, ...] = ALL_EXTENSIONS
     replies: dict[str, str] = field(default_factory=dict)
+    is_lmtp: bool = False
     dies: str = ""
     before_250: asyncio.Event | None = None
     commands: list[str] = field(default_factory=list)
@@ -59,7 +61,7 @@ class NextHopServer:
             line = (await reader.readuntil(b"\r\n"))[:-2].decode("utf-8", "surrogateescape")
             self.commands.append(line)
             reply = self.reply_to(line)
-            if line.startswith("EHLO"):
+            if line.startswith("LHLO" if self.is_lmtp else "EHLO"):
                 lines = ["next.hop", *self.extensions]
                 for text in lines[:-1]:
                     writer.write(f"250-{text}\r\n".encode())
@@ -79,7 +81,10 @@ class NextHopServer:
                 if self.dies == ".":
                     return
                 reply = self.reply_to(".")
-                if reply.startswith("250"):
+                if self.is_lmtp:
+                    replies = [self.reply_to(f".{n}") for n in range(1, len(recipients) + 1)]
+                    reply = "\r\n".join(replies)
+                if "250" in reply:
                     self.messages.append((mail, recipients, raw))
                 if self.dies == ".250":
                     writer.write(f"{reply}\r\n".encode())

@@ -87,7 +87,14 @@ class Mailbox:
 
 class Postfix:
     def __init__(
-        self, directory: Path, *, milter: str, filter_port: int, mailbox: Mailbox, others=()
+        self,
+        directory: Path,
+        *,
+        milter: str,
+        filter_port: int,
+        mailbox: Mailbox,
+        others=(),
+        relay_transport="",
     ):
         for program in ("postfix", "postqueue", "postsuper", "postconf"):
             require_program(program)
@@ -104,6 +111,7 @@ class Postfix:
         self.ports = {name: free_port() for name in self._others}
         self._filter_port = filter_port
         self._mailbox = mailbox
+        self._relay_transport = relay_transport or f"smtp:[127.0.0.1]:{mailbox.port}"
         self._master = None
 
     def start(self):
@@ -157,7 +165,7 @@ local_recipient_maps =
 alias_maps =
 alias_database =
 relay_domains = test.example
-relay_transport = smtp:[127.0.0.1]:{self._mailbox.port}
+relay_transport = {self._relay_transport}
 default_transport = error:no-outbound
 maillog_file = {root}/log/postfix.log
 maillog_file_prefixes = {root}

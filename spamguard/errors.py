@@ -137,6 +137,12 @@ class WorkerCrashedError(ScoringError):
     """The scorer process died while it had this message."""
 
 
+class DaemonError(SpamGuardError):
+    """The running daemon could not be asked; the message goes on unjudged."""
+
+    exit_code = 75  # EX_TEMPFAIL
+
+
 class MailServerError(SpamGuardError):
     """A mail server is not there, cannot be asked, or its files are not what they were."""
 

@@ -1,5 +1,7 @@
 """Commands that tell a mail server of SpamGuard: print the lines, write them, take them back."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,13 +136,26 @@ def exim(context: Context) -> None:
 
 
 @setup.command()
+@click.option(
+    "--as",
+    "way",
+    type=click.Choice(["filter", "relay"]),
+    default="filter",
+    show_default=True,
+    help="Ask while the client waits, or judge between two listeners.",
+)
 @click.pass_obj
-def opensmtpd(context: Context) -> None:
-    """Print the lines for smtpd.conf, to be fitted to your domains and actions."""
+def opensmtpd(context: Context, way: str) -> None:
+    """Print the lines for smtpd.conf, to be fitted to your listeners, domains and actions."""
     from spamguard.wiring import lines
 
+    if way == "filter":
+        click.echo("# smtpd.conf: your listeners in place of 0.0.0.0")
+        program = shutil.which(sys.argv[0]) or "/opt/spamguard/bin/spamguard"
+        click.echo(lines.opensmtpd_filter(context.read(), program), nl=False)
+        return
     click.echo("# smtpd.conf: your domains and your action in place of example.org and local")
-    click.echo(lines.opensmtpd(context.read()), nl=False)
+    click.echo(lines.opensmtpd_relay(context.read()), nl=False)
 
 
 @setup.command()

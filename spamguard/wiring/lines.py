@@ -228,7 +228,24 @@ def sendmail(config: Config) -> str:
     return f"INPUT_MAIL_FILTER(`spamguard', `S={where}, F=, T=C:10s;S:10s;R:{seconds}s;E:5m')dnl\n"
 
 
-def opensmtpd(config: Config) -> str:
+def opensmtpd_filter(config: Config, program: str) -> str:
+    """Return the lines for smtpd.conf by which it asks us about each message it takes.
+
+    Args:
+        config: our settings.
+        program: the absolute path of `spamguard`; smtpd looks for others in its own folder.
+
+    Raises:
+        ConfigError: the HTTP door is closed, behind which the filter asks.
+    """
+    first(config.http.listen, key="http.listen", example='["unix:/run/spamguard/http.sock"]')
+    return f"""\
+filter "spamguard" proc-exec "{program} filter-opensmtpd" user spamguard group spamguard
+listen on 0.0.0.0 filter "spamguard"
+"""
+
+
+def opensmtpd_relay(config: Config) -> str:
     """Return the lines for smtpd.conf, around the administrator's own domains and action.
 
     Raises:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.daemons import Daemon, free_port, wait_for
 from tests.support.debian import need_user, unpacked
+from tests.support.exim import documented
 from tests.support.mail import HAM, SPAM, message
 from tests.support.postfix import Mailbox
 from tests.support.programs import require_program
@@ -82,6 +83,53 @@ class OpenSmtpd:
             self._process.wait(20)
 
 
+def test_opensmtpd_asks_us_while_the_client_waits(open_directory):
+    root = open_directory
+    mailbox = Mailbox()
+    port = free_port()
+    daemon = Daemon(
+        root,
+        **{
+            "model.version": str(write_toy_model(root / "toy")),
+            "http.listen": [f"127.0.0.1:{port}"],
+            "policy.spam": "reject",
+            "policy.local_networks": [],
+        },
+    )
+    filtered, listening = documented("### OpenSMTPD", 1).splitlines()
+    program = shlex.join(daemon.command()).replace('"', '\\"')
+    filtered = filtered.replace("/opt/spamguard/bin/spamguard", program)
+    filtered = filtered.replace("user spamguard group spamguard", "user root group root")
+    own_port = free_port()
+    listening = listening.replace("0.0.0.0", f"127.0.0.1 port {own_port}")
+    server = OpenSmtpd(
+        root,
+        f'{filtered}\n{listening}\nmatch from any for domain "test.example" action "local"\n',
+        mailbox,
+    )
+    mailbox.start()
+    raw = message(HAM).replace(HAM.encode(), HAM.encode() + b"\r\n.\r\n..\r\n.end")
+    try:
+        with daemon:
+            server.start()
+            with smtplib.SMTP("127.0.0.1", own_port, timeout=60) as client:
+                client.sendmail("ann@sender.example", ["bob@test.example"], raw)
+                with pytest.raises(smtplib.SMTPDataError, match="refused as spam"):
+                    client.sendmail("ann@sender.example", ["bob@test.example"], message(SPAM))
+            [(_, _, judged)] = mailbox.wait(1)
+            said = daemon.log.read_text()
+        with smtplib.SMTP("127.0.0.1", own_port, timeout=60) as client:
+            client.sendmail("ann@sender.example", ["bob@test.example"], message(SPAM))
+        *_, (_, _, unjudged) = mailbox.wait(2)
+    finally:
+        server.stop()
+        mailbox.stop()
+    assert b"X-Spam-Status: No" in judged
+    assert judged.endswith(raw.partition(b"\r\n\r\n")[2])
+    assert "from=ann@sender.example" in said
+    assert b"X-Spam" not in unjudged
+
+
 def test_opensmtpd_has_its_mail_judged_between_two_listeners(open_directory):
     root = open_directory
     mailbox = Mailbox()
@@ -93,7 +141,7 @@ def test_opensmtpd_has_its_mail_judged_between_two_listeners(open_directory):
             "policy.spam": "tag",
         },
     )
-    lines = daemon.run("setup", "opensmtpd").stdout.decode()
+    lines = daemon.run("setup", "opensmtpd", "--as", "relay").stdout.decode()
     server = OpenSmtpd(root, lines.replace("example.org", "test.example"), mailbox)
     mailbox.start()
     try:

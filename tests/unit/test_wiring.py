@@ -59,12 +59,14 @@ def test_the_page_shows_the_proxy_filters_option():
     ("heading", "number", "render"),
     [
         ("### Exim", 0, lines.exim),
-        ("### OpenSMTPD", 0, lines.opensmtpd),
+        ("### OpenSMTPD", 1, lambda c: lines.opensmtpd_filter(c, "/opt/spamguard/bin/spamguard")),
+        ("### OpenSMTPD", 2, lines.opensmtpd_relay),
         ("### Sendmail", 0, lines.sendmail),
     ],
 )
 def test_the_page_shows_the_lines_of_other_servers(heading, number, render):
-    settings = config(spamd={"listen": ["unix:/run/spamguard/spamd.sock"]})
+    doors = {"spamd": ["unix:/run/spamguard/spamd.sock"], "http": ["unix:/run/spamguard/http.sock"]}
+    settings = config(**{name: {"listen": listen} for name, listen in doors.items()})
     assert render(settings) == blocks(heading)[number]
 
 

@@ -1,6 +1,6 @@
 """The lines that `spamguard setup` prints, in a real mail server that delivers by them.
 
-Postfix is in test_doctor.py, Exim in test_spamd_clients.py, the milter in test_postfix.py.
+Postfix is in test_doctor.py, Exim in test_spamd_clients.py, Postfix's milter in test_postfix.py.
 """
 
 import shlex
@@ -15,6 +15,7 @@ from tests.support.exim import documented
 from tests.support.mail import HAM, SPAM, message
 from tests.support.postfix import Mailbox
 from tests.support.programs import require_program
+from tests.support.sendmail import Sendmail
 from tests.support.toy_model import write_toy_model
 
 pytestmark = pytest.mark.timeout(180)
@@ -81,6 +82,41 @@ class OpenSmtpd:
         if self._process is not None:
             self._process.terminate()
             self._process.wait(20)
+
+
+def test_sendmail_asks_us_by_the_milter(open_directory):
+    root = open_directory
+    mailbox = Mailbox()
+    daemon = Daemon(
+        root,
+        **{
+            "model.version": str(write_toy_model(root / "toy")),
+            "policy.unsure": "tag",
+            "policy.spam": "reject",
+            "policy.local_networks": [],
+        },
+    )
+    server = Sendmail(root, daemon.run("setup", "sendmail").stdout.decode(), mailbox)
+    mailbox.start()
+    forged = message(HAM).replace(b"Subject:", b"X-Spam-Flag: YES\r\nSubject:", 1)
+    try:
+        with daemon:
+            server.start()
+            with smtplib.SMTP("127.0.0.1", server.port, timeout=60) as client:
+                client.sendmail("ann@sender.example", ["bob@test.example"], forged)
+                with pytest.raises(smtplib.SMTPDataError, match="refused as spam"):
+                    client.sendmail("ann@sender.example", ["bob@test.example"], message(SPAM))
+                client.sendmail("ann@sender.example", ["bob@test.example"], message("maybe"))
+            ham, unsure = (raw for _, _, raw in mailbox.wait(2))
+        with smtplib.SMTP("127.0.0.1", server.port, timeout=60) as client:
+            client.sendmail("ann@sender.example", ["bob@test.example"], message(SPAM))
+        *_, (_, _, unjudged) = mailbox.wait(3)
+    finally:
+        server.stop()
+        mailbox.stop()
+    assert (True, False) == (b"X-Spam-Status: No" in ham, b"X-Spam-Flag" in ham)
+    assert b"X-Spam-Status: Unsure" in unsure
+    assert b"X-Spam" not in unjudged
 
 
 def test_opensmtpd_asks_us_while_the_client_waits(open_directory):

@@ -131,7 +131,7 @@ def test_a_socket_for_no_door_is_one_clear_message(tmp_path, settings):
         other.close()
         daemon.channel.close()
     text = daemon.log.read_text()
-    assert "FileDescriptorName=imap: expected one of milter, smtp, spamd, http" in text
+    assert "FileDescriptorName=imap: expected one of milter, smtp, lmtp, spamd, http" in text
     assert "Traceback" not in text
 
 

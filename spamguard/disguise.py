@@ -35,6 +35,8 @@ _CYRILLIC = re.compile("[\u0400-\u04ff]")
 _ENCLOSED = {
     start + n: chr(65 + n) for start in (0x1F150, 0x1F170) for n in range(26)
 }  # fmt: skip
+# Mathematical and enclosed letters, which stand for plain ones.
+_STYLED = re.compile("[\U0001d400-\U0001d7ff\u249c-\u24e9\U0001f130-\U0001f189]")
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffc\U000e0000-\U000e0fff]+"
@@ -82,7 +84,7 @@ def undisguise(text: str) -> tuple[str, int]:
     text, count = _TURNED.subn(lambda match: match.group(1)[::-1], text)
     count += len(_SPLIT_WORD.findall(text))
     text = _INVISIBLE.sub("", text)
-    if sum(map(_is_styled, text[:2000])) > 3:
+    if len(_STYLED.findall(text, 0, 2000)) > 3:
         count += SUSPICIOUS_RUNS
         text = text.translate(_ENCLOSED)
     text, stacked = _compose(text)
@@ -98,15 +100,6 @@ def undisguise(text: str) -> tuple[str, int]:
             count += strange
     text, accented = _undo_accents(text)
     return _undisguise_ascii(text, count + accented)
-
-
-def _is_styled(character: str) -> bool:
-    """Whether it is a mathematical or enclosed letter, which stands for a plain one."""
-    return (
-        "\U0001d400" <= character <= "\U0001d7ff"
-        or "\u249c" <= character <= "\u24e9"
-        or "\U0001f130" <= character <= "\U0001f189"
-    )
 
 
 def _compose(text: str) -> tuple[str, int]:

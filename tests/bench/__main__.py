@@ -36,7 +36,8 @@ BENCHES = {
 @click.option("--dataset", type=click.Path(path_type=Path), help="Spam for the disguise bench.")
 @click.option("--use", type=click.Choice(["eval", "train", "all"]), help="Rows of the data set.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures here.")
-def main(names, model, count, dataset, use, output):
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw them here, PNG or SVG.")
+def main(names, model, count, dataset, use, output, plot):
     """Run all benches, or those named; each prints what it measured beside its target."""
     figures = {"machine": machine()}
     console.print(machine())
@@ -48,6 +49,10 @@ def main(names, model, count, dataset, use, output):
         figures[name] = bench(model, **options)
     if output:
         output.write_text(json.dumps(figures, indent=2) + "\n")
+    if plot:
+        from tests.bench.plot import draw
+
+        draw(figures, plot)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
+
 from spamguard.training.dataset import raw_messages, read_index
 from tests.bench.load import _Iterator, _send_all
 from tests.bench.mail import messages, renumbered
-from tests.bench.process import pss_megabytes
+from tests.bench.process import cpu_seconds, pss_megabytes
 from tests.bench.report import Report, console, median, percentile
 from tests.bench.rivals import Rspamd, RspamdBayes, SpamAssassin
 from tests.support.daemons import Daemon
@@ -127,14 +129,27 @@ def compare(model, count=400, rounds=3, dataset=None):
         stack.callback(postfix.stop)
         stack.enter_context(daemon)
         ports = {ALONE: postfix.plain_port, OURS: postfix.milter_port, **postfix.ports}
+        families = {OURS: [daemon.process], **{rival.name: rival.processes for rival in rivals}}
         rates, times = {name: [] for name in ports}, {name: [] for name in ports}
+        shares = {}
         for number in range(rounds + 1):
             for name, port in ports.items():
                 # SpamAssassin takes a tenth of a second a message: a part of them will do.
                 part = mail[: count // 5] if name == SpamAssassin.name else mail
                 part = renumbered(part, number)
                 part = part[: count // 10] if number == 0 else part  # the first warms up
+                parts = {
+                    "the filter": families.get(name, []),
+                    "Postfix": [postfix.process],
+                    "the load": [psutil.Process()],
+                }
+                before = {what: cpu_seconds(found) for what, found in parts.items()}
                 seconds, took = _send_all(port, _Iterator(part), CONNECTIONS)
+                shares[name] = {
+                    what: 1000 * (cpu_seconds(found) - before[what]) / len(part)
+                    for what, found in parts.items()
+                    if found
+                }
                 if number:
                     rates[name].append(len(part) / seconds)
                     times[name] += took
@@ -155,10 +170,10 @@ def compare(model, count=400, rounds=3, dataset=None):
             for key, value in status["counters"].items()
             if key.startswith("decided_by.")
         }
-    return _show(rates, times, half, memory, decided, (mail, ham, spam), rounds)
+    return _show(rates, times, half, memory, decided, shares, (mail, ham, spam), rounds)
 
 
-def _show(rates, times, half, memory, decided, mail, rounds):
+def _show(rates, times, half, memory, decided, shares, mail, rounds):
     report = Report(f"{len(mail[0])} messages, {CONNECTIONS} connections, {rounds} rounds")
     ours = rates[OURS]
     for name, values in rates.items():
@@ -167,18 +182,20 @@ def _show(rates, times, half, memory, decided, mail, rounds):
         ratios = [mine / other for mine, other in zip(ours, values, strict=True)]
         target = {Rspamd.name: 1, RspamdBayes.name: 2, SpamAssassin.name: 15}[name]
         report.add(f"ours against {name}", median(ratios), unit="times", target=target, at_most=False)  # fmt: skip
-        report.add("… from", min(ratios), unit="times")
-        report.add("… to", max(ratios), unit="times")
+        report.add(f"ours against {name}: least", min(ratios), unit="times")
+        report.add(f"ours against {name}: most", max(ratios), unit="times")
     for name in rates:
         report.add(name, median(rates[name]), unit="messages/s")
         for percent in (50, 99):
-            report.add(f"… p{percent}", percentile(times[name], percent), unit="ms")
+            report.add(f"{name}: p{percent}", percentile(times[name], percent), unit="ms")
         if name in half:
             target = 100 if name == OURS else None
-            report.add("… p99 at half of it", half[name], unit="ms", target=target)
+            report.add(f"{name}: p99 at half of it", half[name], unit="ms", target=target)
         if name in memory:
             target = 350 if name == OURS else None
-            report.add("… memory", memory[name], unit="MB", target=target)
+            report.add(f"{name}: memory", memory[name], unit="MB", target=target)
+        for part, milliseconds in shares[name].items():
+            report.add(f"{name}: processor time of {part}", milliseconds, unit="ms a message")
     for name, number in decided.items():
         report.add(f"decided by {name}", 100 * number / sum(decided.values()), unit="%")
     if shutil.which("bogofilter"):

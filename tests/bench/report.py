@@ -30,15 +30,25 @@ def median(values):
     return statistics.median(values)
 
 
+def measured(figures):
+    """Yield (bench, what, figure) of a run's JSON; a bench may have tables of its own besides."""
+    for bench, found in figures.items():
+        if isinstance(found, dict):
+            for what, figure in found.items():
+                if isinstance(figure, dict) and "value" in figure:
+                    yield bench, what, figure
+
+
 class Report:
-    """Figures of one bench, with their targets."""
+    """Figures of one bench, with their units and targets; each has a name of its own."""
 
     def __init__(self, title):
         self.table = Table("what", "measured", "target", "", title=title, title_justify="left")
         self.figures = {}
 
     def add(self, what, value, *, unit="", target=None, at_most=True):
-        self.figures[what] = value
+        assert what not in self.figures, what
+        self.figures[what] = {"value": value, "unit": unit, "target": target}
         shown = f"{value:.2f} {unit}".strip() if isinstance(value, float) else f"{value} {unit}"
         verdict = ""
         if target is not None:

@@ -134,6 +134,11 @@ class Postfix:
         wait_for(self.listens, what=f"postfix listening, see {self.directory / 'log'}")
         return self
 
+    @property
+    def process(self):
+        """The master, for what measures it."""
+        return self._master
+
     def listens(self):
         return self.is_open(self.plain_port) and self.is_open(self.reinjection_port)
 

@@ -34,8 +34,8 @@ from spamguard.feedback.desk import MailDesk
 from spamguard.feedback.drop import DropWatch
 from spamguard.filter import Filter
 from spamguard.frontends.control import ControlServer
+from spamguard.model.channel import WARM_UP_MESSAGE
 from spamguard.model.pool import ScorerPool
-from spamguard.model.scorer import WARM_UP_MESSAGE
 from spamguard.model.store import ModelStore, ModelVersion
 from spamguard.observe import Metrics
 from spamguard.quarantine import QuarantineStore

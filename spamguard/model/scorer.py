@@ -5,21 +5,31 @@ process dumps its stack and ends itself (`faulthandler`), which works even insid
 the parent sees a dead worker and starts another.
 """
 
+import contextlib
 import faulthandler
-import multiprocessing
-import multiprocessing.connection
 import os
-import threading
+import signal
+import sys
 import time
+import traceback
 from pathlib import Path
 
 from spamguard import gtube
 from spamguard.campaign import simhash
 from spamguard.message import parse_message
+from spamguard.model.channel import (
+    HEADER_BYTES,
+    WARM_UP_MESSAGE,
+    encode_bug,
+    encode_score,
+    frame,
+)
 from spamguard.model.classifier import Classifier
 from spamguard.model.store import ModelVersion
 from spamguard.model_input import build_model_input
 from spamguard.verdict import Score
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 class MessageScorer:
@@ -57,46 +67,40 @@ class MessageScorer:
         )
 
 
-# The process's own scorer: set once by `start`, used by `score` (both run in the child).
-_scorer: MessageScorer | None = None
-_hard_limit_seconds = 0.0
-_STDERR = 2  # the descriptor: where the stack of a scorer that hangs is written
+def serve(path: Path, hard_limit_seconds: float) -> None:
+    """Judge messages from standard input until it ends; see `channel`.
 
-
-def start(path: str, hard_limit_seconds: float) -> None:
-    """Load a version in this process and judge one message, so that the first is not slow.
-
-    The parent has verified the checksums.
+    The parent has verified the checksums of ``path``.
     """
-    global _scorer, _hard_limit_seconds  # noqa: PLW0603 - a process pool's initializer
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _hard_limit_seconds = hard_limit_seconds
-    _scorer = MessageScorer(Classifier(ModelVersion.read(Path(path))))
-    _scorer.score(WARM_UP_MESSAGE)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the parent decides
+    requests = os.fdopen(os.dup(_STDIN), "rb")
+    answers = os.fdopen(os.dup(_STDOUT), "wb")
+    os.dup2(_STDERR, _STDOUT)  # what a library prints is no answer
+    scorer = MessageScorer(Classifier(ModelVersion.read(path)))
+    scorer.score(WARM_UP_MESSAGE)  # so that the first message is not slow
+    body = b""
+    while True:
+        answers.write(frame(body))
+        answers.flush()
+        header = requests.read(HEADER_BYTES)
+        raw = requests.read(int.from_bytes(header, "big"))
+        if len(header) < HEADER_BYTES:
+            return
+        body = _answer(scorer, raw, hard_limit_seconds)
 
 
-def _end_with_parent() -> None:
-    """End this process when the daemon is gone, however it went: nobody else would."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(0)
-
-
-def score(raw: bytes) -> Score:
+def _answer(scorer: MessageScorer, raw: bytes, hard_limit_seconds: float) -> bytes:
     """Score one message within the hard limit, or end the process."""
-    assert _scorer is not None
-    faulthandler.dump_traceback_later(_hard_limit_seconds, exit=True, file=_STDERR)
+    faulthandler.dump_traceback_later(hard_limit_seconds, exit=True, file=_STDERR)
     try:
-        return _scorer.score(raw)
+        return encode_score(scorer.score(raw))
+    except Exception as error:  # noqa: BLE001 - a bug; the next message may do better
+        traceback.print_exc()
+        return encode_bug(error)
     finally:
         faulthandler.cancel_dump_traceback_later()
 
 
-def ready() -> int:
-    """Return the process id, once `start` is through."""
-    return os.getpid()
-
-
-WARM_UP_MESSAGE = b"""From: Warm Up <warm-up@example.org>\r\nSubject: Warm up\r\n\r\n\
-This message is judged once when a scorer starts, and again by the self-check.\r\n"""
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):  # the daemon is gone
+        serve(Path(sys.argv[1]), float(sys.argv[2]))

@@ -75,16 +75,29 @@ async def test_a_crash_costs_the_message_in_flight_and_no_other(start):
     assert process not in pool.process_ids
 
 
-async def test_a_scorer_killed_while_idle_is_replaced(start):
+async def test_a_scorer_killed_while_idle_is_replaced_and_costs_no_message(start):
     pool = await start()
     (process,) = pool.process_ids
     os.kill(process, signal.SIGKILL)
-    await asyncio.sleep(0.2)
-    try:
-        await pool.score(message(HAM), timeout_seconds=30)
-    except WorkerCrashedError:
-        pass  # it is noticed at the latest now
+    await _until(lambda: process not in pool.process_ids)
     assert (await pool.score(message(SPAM), timeout_seconds=30)).spam_probability > 0.9
+
+
+async def test_a_large_message_comes_over_whole(start):
+    pool = await start()
+    raw = message(HAM) + b"x" * 9_000_000
+    scores = [await pool.score(raw, timeout_seconds=30) for _ in range(2)]
+    assert [True, True] == ["large" in score.defects for score in scores]
+
+
+async def test_a_scorer_ends_with_the_daemon(start):
+    pool = await start()
+    (process,) = pool.process_ids
+    (scorer,) = pool._scorers
+    scorer._pipe(0).close()
+    await _until(lambda: process not in pool.process_ids)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
 
 
 async def test_a_hang_times_out_and_the_scorer_is_replaced_at_the_hard_limit(start):

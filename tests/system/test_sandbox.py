@@ -106,7 +106,7 @@ def test_scorer_processes_start_and_judge_under_the_services_filter():
     script = (
         "import asyncio\n"
         "from spamguard.model.pool import ScorerPool\n"
-        "from spamguard.model.scorer import WARM_UP_MESSAGE\n"
+        "from spamguard.model.channel import WARM_UP_MESSAGE\n"
         "from spamguard.model.store import SHIPPED, ModelVersion\n"
         "from spamguard.observe import Metrics\n"
         "async def main():\n"

@@ -1,17 +1,15 @@
 """A private Sendmail on an unprivileged loopback port, with the line that setup printed."""
 
-import smtplib
 import subprocess
 from pathlib import Path
 
-from tests.support.daemons import free_port, wait_for
 from tests.support.debian import unpacked
-from tests.support.programs import require_program
+from tests.support.smtp_program import SmtpProgram
 
 NAME = "mx.test.example"
 
 
-class Sendmail:
+class Sendmail(SmtpProgram):
     """`sendmail -bD`, relaying to a mailbox.
 
     Args:
@@ -21,13 +19,11 @@ class Sendmail:
     """
 
     def __init__(self, directory: Path, line: str, mailbox):
-        self.port = free_port()
+        super().__init__(directory, "sendmail")
         self.directory = directory
-        self.log = directory / "sendmail.log"
         self._config = directory / "sendmail.cf"
         self._line = line
         self._mailbox = mailbox
-        self._process = None
 
     def _write_config(self):
         root, m4 = unpacked("sendmail-cf").path("usr/share/sendmail/cf"), unpacked("m4")
@@ -64,27 +60,8 @@ MAILER(`smtp')dnl
         package = unpacked("sendmail-bin")
         # It waits a minute for a host name with a dot: it gets one of its own.
         script = (
-            f"hostname {NAME}; mount --bind {self.directory}/hosts /etc/hosts;"
-            f' exec {package.path("usr/libexec/sendmail/sendmail")} -bD -q5s -C "$1"'
+            f"hostname {NAME}\n"
+            f"mount --bind {self.directory}/hosts /etc/hosts\n"
+            f"exec {package.path('usr/libexec/sendmail/sendmail')} -bD -q5s -C {self._config}\n"
         )
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [require_program("unshare"), "--uts", "--mount", "sh", "-c", script, "sh",
-                 str(self._config)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=package.environment,
-            )  # fmt: skip
-        wait_for(self._answers, what=f"sendmail listening: {self.log.read_text()}")
-        return self
-
-    def _answers(self):
-        try:
-            smtplib.SMTP("127.0.0.1", self.port, timeout=5).quit()
-        except OSError:
-            assert self._process.poll() is None, self.log.read_text()
-            return False
-        return True
-
-    def stop(self):
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(20)
+        return self.run("--uts", "--mount", script=script, environment=package.environment)

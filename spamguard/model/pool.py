@@ -55,7 +55,8 @@ class ScorerPool:
         self._hard_limit_seconds = hard_limit_seconds
         self._metrics = metrics
         self._free: asyncio.Queue[ScorerProcess] = asyncio.Queue()
-        self._scorers: set[ScorerProcess] = set()
+        self._scorers: set[ScorerProcess] = set()  # in use; others are on their way out
+        self._started: set[ScorerProcess] = set()
         self._waiting = 0
         self._places = asyncio.Semaphore(max_waiting)
         self.judged = 0  # messages, since the start
@@ -100,7 +101,9 @@ class ScorerPool:
         return [r for r in results if isinstance(r, ScorerProcess)]
 
     async def _start_one(self, version: ModelVersion) -> ScorerProcess:
-        return await ScorerProcess.start(version, self._hard_limit_seconds, self._died)
+        scorer = await ScorerProcess.start(version, self._hard_limit_seconds, self._died)
+        self._started = {s for s in self._started if not s.is_gone} | {scorer}
+        return scorer
 
     def _add(self, scorer: ScorerProcess) -> None:
         self._scorers.add(scorer)
@@ -227,5 +230,5 @@ class ScorerPool:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        scorers, self._scorers = self._scorers, set()
-        await asyncio.gather(*(scorer.kill() for scorer in scorers))
+        self._scorers.clear()
+        await asyncio.gather(*(scorer.kill() for scorer in self._started))

@@ -67,7 +67,7 @@ class ScorerProcess(asyncio.SubprocessProtocol):
             await made.kill()
             raise ModelLoadError(f"{version.path}: no scorer came up: {error}") from error
         except asyncio.CancelledError:
-            made.end()
+            await made.kill()
             raise
         made._on_death = on_death
         return made
@@ -76,6 +76,11 @@ class ScorerProcess(asyncio.SubprocessProtocol):
     def is_busy(self) -> bool:
         """Whether it has a message."""
         return not self._answer.done()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process is no more."""
+        return self._ended.is_set()
 
     def submit(self, raw: bytes) -> "asyncio.Future[bytes]":
         """Hand a message over; return what becomes its answer, for `decode_answer`.

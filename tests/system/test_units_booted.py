@@ -111,7 +111,7 @@ def test_a_daemon_that_judges_no_more_is_started_anew_by_the_watchdog(machine):
     process = machine.show(UNIT, "MainPID")
     time.sleep(3)
     assert process == machine.show(UNIT, "MainPID")  # while it judges it stays
-    children = machine.run("pgrep", "--parent", process, "-f", "spawn_main").stdout.split()
+    children = machine.run("pgrep", "--parent", process, "-f", "spamguard.model.scorer").stdout.split()
     assert children
     machine.run("kill", "-STOP", *children)
     wait_for(lambda: machine.show(UNIT, "NRestarts") == "1", what="a restart")
@@ -151,7 +151,7 @@ def test_a_killed_daemon_is_started_anew_and_its_scorers_are_gone(machine):
     machine.systemctl("kill", "--kill-who=main", f"--signal={signal.SIGKILL.value}", UNIT)
     wait_for(lambda: machine.show(UNIT, "NRestarts") == "1", what="a restart")
     wait_for(lambda: machine.show(UNIT, "SubState") == "running", what="the next daemon")
-    found = machine.run("pgrep", "--full", "spawn_main").stdout.split()
+    found = machine.run("pgrep", "--full", "spamguard.model.scorer").stdout.split()
     assert 1 == len(found)
 
 

@@ -69,9 +69,9 @@ def test_the_service_starts_in_its_sandbox_and_says_nothing_but_that_it_is_ready
     machine.systemctl("start", UNIT)
     assert "active" == machine.show(UNIT, "ActiveState")
     assert machine.show(UNIT, "StatusText").startswith("model ")
-    assert negotiate(machine.port)
     (line,) = machine.log().splitlines()
     assert line.startswith("info spamguard.daemon ready")
+    assert negotiate(machine.port)
     status = machine.run("cat", f"/proc/{machine.show(UNIT, 'MainPID')}/status").stdout
     fields = dict(line.partition(":\t")[::2] for line in status.splitlines())
     expected = {"CapEff": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2"}

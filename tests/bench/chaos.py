@@ -89,10 +89,13 @@ class Chaos:
     # -- faults ------------------------------------------------------------------------------
 
     def break_things(self):
-        """Inject one fault after the other until the senders are through."""
+        """Inject one fault after the other, each kind once a round, until the senders are through."""
         kinds = [name for name in dir(self) if name.startswith("fault_")]
+        waiting = []
         while not self.is_over.is_set():
-            kind = self.generator.choice(kinds)
+            if not waiting:
+                waiting = self.generator.sample(kinds, len(kinds))
+            kind = waiting.pop()
             self.faults[kind.removeprefix("fault_").replace("_", " ")] += 1
             try:
                 getattr(self, kind)()

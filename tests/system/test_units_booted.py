@@ -111,7 +111,9 @@ def test_a_daemon_that_judges_no_more_is_started_anew_by_the_watchdog(machine):
     process = machine.show(UNIT, "MainPID")
     time.sleep(3)
     assert process == machine.show(UNIT, "MainPID")  # while it judges it stays
-    children = machine.run("pgrep", "--parent", process, "-f", "spamguard.model.scorer").stdout.split()
+    children = machine.run(
+        "pgrep", "--parent", process, "-f", "spamguard.model.scorer"
+    ).stdout.split()
     assert children
     machine.run("kill", "-STOP", *children)
     wait_for(lambda: machine.show(UNIT, "NRestarts") == "1", what="a restart")

@@ -14,9 +14,9 @@ from spamguard.cli.common import Context, needs, show
 @click.option("--name", required=True, help="The version's name.")
 @click.option(
     "--base",
-    default="minilm",
+    default="e5",
     show_default=True,
-    help="minilm, default (go on from the shipped version), a directory, or a hub's name.",
+    help="e5, minilm, default (go on from the shipped version), a directory, or a hub's name.",
 )
 @click.option("--recipe", type=click.Path(path_type=Path), help="TOML with other settings.")
 @click.option("--corpus/--no-corpus", default=True, help="Add the texts shipped for training.")

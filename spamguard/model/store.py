@@ -20,7 +20,7 @@ from typing import Any
 from spamguard.errors import ModelCorruptError, ModelLoadError, StoreError
 from spamguard.verdict import Thresholds
 
-FORMAT = 1  # of the version directory; raised when an older daemon could not read a newer one
+FORMAT = 2  # of the version directory; raised when an older daemon could not read a newer one
 MANIFEST = "manifest.json"
 NETWORK_FILE = "model.int8.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -67,7 +67,8 @@ class ModelVersion:
             manifest = json.loads(manifest_path.read_text("utf-8"))
             if manifest["format"] != FORMAT:
                 raise ModelLoadError(
-                    f"{manifest_path}: format {manifest['format']!r}: expected {FORMAT}"
+                    f"{manifest_path}: format {manifest['format']!r}, of another release: expected "
+                    f"{FORMAT}; `spamguard models promote default` uses the version that ships"
                 )
             name = manifest["version"]
             if not _VERSION_NAME.fullmatch(name):

@@ -171,23 +171,23 @@ def without_contradicted(
     """
     supported = Counter(e.group for e in data.corrections)
     fold = np.array([_fold(e.group) for e in data.corrections])
-    indices = [features(e.text, linear.bits) for e in data.corrections]
+    found = [features(e.text, linear.bits) for e in data.corrections]
     truth = np.array([e.is_spam for e in data.corrections])
-    logits = np.zeros(len(indices))
+    logits = np.zeros(len(found))
     for held_out in range(_FOLDS):
         rows = np.flatnonzero(fold != held_out)
         model = linear
         if len(rows):
             *_, model = fit_linear(
-                [indices[i] for i in rows],
+                [found[i] for i in rows],
                 truth[rows].tolist(),
                 [1.0] * len(rows),
                 epochs=2,
                 start=linear,
             )
         for i in np.flatnonzero(fold == held_out):
-            logits[i] = model.logit_of(indices[i])
-    spam = calibration.probabilities(bert_logits, logits) if indices else np.zeros(0)
+            logits[i] = model.logit_of(found[i])
+    spam = calibration.probabilities(bert_logits, logits) if found else np.zeros(0)
     held, kept = [], []
     for example, probability in zip(data.corrections, spam, strict=True):
         own = probability if example.is_spam else 1 - probability

@@ -40,7 +40,7 @@ class Settings:
     Attributes:
         epochs: passes over the training examples.
         batch_size: messages a step.
-        max_tokens: the model's window; longer messages are cut.
+        max_tokens: of each message; longer ones are cut.
         learning_rate: of the top layer and the head.
         layer_decay: each layer below learns this much slower.
         warm_up: share of the steps with rising learning rate; then linear decay to 0.
@@ -56,7 +56,7 @@ class Settings:
     epochs: float = 2.0
     batch_size: int = 32
     max_tokens: int = 128
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     layer_decay: float = 0.9
     warm_up: float = 0.06
     weight_decay: float = 0.01
@@ -174,15 +174,24 @@ def train_network(
 
 
 def network_logits(
-    network: SpamClassifier, tokenizer: Tokenizer, texts: Sequence[str], *, max_tokens: int
+    network: SpamClassifier,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    max_tokens: int,
+    exact: bool = True,
 ) -> npt.NDArray[np.float64]:
-    """Return the float32 network's logits, shape (messages,), in the order of ``texts``."""
+    """Return the network's logits, shape (messages,), in the order of ``texts``.
+
+    ``exact`` computes in float32 on a CPU; else in bfloat16 where that is faster.
+    """
     device = pick_device()
+    is_short = device.type == "cuda" or (not exact and has_bfloat16(device))
     network.to(device).eval()
     logits = np.zeros(len(texts))
     with torch.inference_mode():
         for rows, ids, mask in _batches(tokenizer, texts, batch_size=64, max_tokens=max_tokens):
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=is_short):
                 out = network(ids.to(device), mask.to(device))
             logits[rows.numpy()] = out.float().cpu().numpy()
     network.to("cpu")

@@ -20,6 +20,7 @@ from spamguard.errors import TrainingError
 
 Pooling = Literal["cls", "mean", "attention"]
 MIN_PIECE_COUNT = 6  # of 50,000 messages: rarer pieces are names and typos, spelled by others
+MOST_PIECES = 55_000  # a piece is 0.8 kB in the files of a version, which stay below 70 MB
 ALWAYS_KEPT_PIECES = 8_000  # the vocabulary's own order is by frequency: its head always stays
 
 
@@ -142,14 +143,19 @@ def prune_vocabulary(
     )
     special = {token["content"] for token in spec["added_tokens"]}
     special |= {"<s>", "<pad>", "</s>", "<unk>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
-    kept = [
+    needed = {
         index
         for index, piece in enumerate(pieces)
         if index < ALWAYS_KEPT_PIECES
-        or used[index] >= MIN_PIECE_COUNT
         or piece in special
         or (used[index] and len(piece.lstrip("▁").removeprefix("##")) <= 1)
+    }
+    frequent = [
+        index
+        for index, count in used.most_common()
+        if count >= MIN_PIECE_COUNT and index not in needed
     ]
+    kept = sorted([*needed, *frequent[: max(0, MOST_PIECES - len(needed))]])
     new_index = {old: new for new, old in enumerate(kept)}
     if is_unigram:
         spec["model"]["vocab"] = [vocabulary[index] for index in kept]

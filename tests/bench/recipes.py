@@ -46,17 +46,19 @@ from spamguard.training.run import (
     class_weights,
     fit_linear_model,
     oversampled,
+    soft_targets,
 )
 
 CELL = 250  # messages of one corpus and label: a row takes four minutes of one idle core
 MOST_LAYERS = 6
+OWN_SHARE = 5  # one in so many of our own texts
 EVALUATED = 400  # messages of one evaluation slice and label
 SHORT = Recipe(
     layers=4,
     most_per_cell=CELL,
     linear_per_cell=CELL,
     corpus_copies=1,
-    training=Settings(epochs=1, learning_rate=2e-4),
+    training=Settings(epochs=1),
 )
 
 
@@ -69,7 +71,7 @@ def _training(**values):
 
 ROWS = {
     "the recipe": SHORT,
-    "256 tokens": _training(max_tokens=256),
+    "trained on 64 tokens": _training(max_tokens=64),
     "[CLS] pooling": replace(SHORT, pooling="cls"),
     "attention pooling": replace(SHORT, pooling="attention"),
     "no class weights": replace(SHORT, class_weights="none"),
@@ -84,6 +86,8 @@ ROWS = {
     "without our own texts": replace(SHORT, corpus=False),
     "3 layers": replace(SHORT, layers=3),
     "6 layers": replace(SHORT, layers=6),
+    "3 layers, taught by 6": replace(SHORT, layers=3, teacher="6 layers"),
+    "4 layers, taught by 6": replace(SHORT, teacher="6 layers"),
 }
 
 
@@ -94,7 +98,7 @@ def training_set(examples, recipe, seed, left_out=()):
     )
     kept, held = split_by_group(usable, held_out=0.12, salt=SPLIT_SALT)
     if recipe.corpus:
-        kept += corpus_examples(copies=recipe.corpus_copies, seed=seed)
+        kept += corpus_examples(copies=recipe.corpus_copies, seed=seed)[::OWN_SHARE]
     return kept, held
 
 
@@ -116,6 +120,11 @@ def train_row(base, kept, recipe, seed):
     is_spam = np.array([e.is_spam for e in chosen])
     texts = [e.text for e in chosen]
     targets, weights = is_spam.astype(np.float32), class_weights(is_spam, recipe)
+    if recipe.teacher:
+        teacher, _, _, _ = train_row(base, kept, ROWS[recipe.teacher], seed)
+        window = ROWS[recipe.teacher].training.max_tokens
+        logits = network_logits(teacher, tokenizer, texts, max_tokens=window, exact=False)
+        targets = soft_targets(targets, logits, recipe.teacher_share)
     for _ in train_network(network, tokenizer, texts, targets, weights, settings=settings):
         pass
     return network, tokenizer, fit_linear_model(kept, recipe), len(chosen)
@@ -163,7 +172,7 @@ def ablation(base, examples, seeds, done, save):
             network, tokenizer, linear, count = train_row(base, kept, recipe, seed)
             seconds = time.monotonic() - started
             validation = [*fresh, *thinned(held)]
-            bert, _ = measure(network, tokenizer, linear, validation, recipe.training.max_tokens)
+            bert, _ = measure(network, tokenizer, linear, validation, recipe.window)
             is_spam = np.array([e.is_spam for e in validation])
             foreign = np.array([e.lang not in {"en", ""} for e in validation])
             save(
@@ -194,9 +203,7 @@ def leave_out(base, examples, seeds, done, save):
             sides = {e.is_spam for e in own}
             against = [e for e in others if e.is_spam not in sides] if len(sides) < 2 else []
             measured = [*own, *against]
-            bert, plain = measure(
-                network, tokenizer, linear, [*measured, *others], SHORT.training.max_tokens
-            )
+            bert, plain = measure(network, tokenizer, linear, [*measured, *others], SHORT.window)
             is_spam = np.array([e.is_spam for e in measured])
             n = len(measured)
             spread = [scores[n:].std() for scores in (bert, plain)]

@@ -36,7 +36,7 @@ from spamguard.training.network import (  # noqa: E402
     prune_vocabulary,
     small_encoder,
 )
-from spamguard.training.run import Recipe, class_weights, train_version  # noqa: E402
+from spamguard.training.run import Recipe, class_weights, soft_targets, train_version  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -142,6 +142,19 @@ def test_training_goes_on_from_a_version_of_ours(trained, tmp_path):
     again = recipe(version.path, training=Settings(epochs=1, max_tokens=48))
     renewed = train_version([dataset], output=tmp_path / "renewed", name="tiny-2", recipe=again)
     assert renewed.manifest["measured"]["one_minus_roca_percent"] < 5
+
+
+def test_a_student_learns_what_its_teacher_says(trained, base, tmp_path):
+    version, dataset = trained
+    short = Settings(epochs=12, batch_size=16, max_tokens=48, learning_rate=5e-3)
+    taught = recipe(base, layers=1, teacher=str(version.path), training=short)
+    student = train_version([dataset], output=tmp_path / "student", name="student", recipe=taught)
+    assert student.manifest["measured"]["one_minus_roca_percent"] < 5
+    targets = soft_targets(np.array([0, 1], np.float32), np.array([9.0, -9.0]), 0.5)
+    assert targets == pytest.approx([0.5, 0.5], abs=1e-3)
+    assert targets[0] < 0.5 < targets[1]  # the labels stand, whatever the teacher says
+    with pytest.raises(TrainingError, match="teacher_share"):
+        soft_targets(targets, np.zeros(2), 0.6)
 
 
 def test_evaluate_prints_figures_as_table_and_json(trained):

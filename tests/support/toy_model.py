@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from spamguard.model.calibration import Calibration
-from spamguard.model.linear import DEFAULT_BITS, LinearModel, features
+from spamguard.model.linear import DEFAULT_BITS, LinearModel, ngrams
 from spamguard.model.store import CALIBRATION_FILE, LINEAR_FILE, write_manifest
 
 SPAM_WORDS = ("viagra", "casino", "lottery")
@@ -19,8 +19,8 @@ def write_toy_model(path: Path, *, name="toy-1", spam_words=SPAM_WORDS):
     path.mkdir(parents=True, exist_ok=True)
     weights = np.zeros(1 << DEFAULT_BITS, dtype=np.float32)
     for word in spam_words:
-        weights[features(f"\n{word}")] = 60.0
-    weights[features("\nmaybe")] = 36.0
+        weights[ngrams(f"\n{word}")] = 60.0
+    weights[ngrams("\nmaybe")] = 36.0
     LinearModel(weights, -4.0).save(path / LINEAR_FILE)
     Calibration(bert=0.0, linear=1.0, bias=0.0).save(path / CALIBRATION_FILE)
     write_manifest(

@@ -8,7 +8,7 @@ import pytest
 from spamguard.errors import ModelCorruptError, ModelLoadError
 from spamguard.model.calibration import Calibration, fit_calibration
 from spamguard.model.classifier import Classifier
-from spamguard.model.linear import LinearModel, features, fit_linear
+from spamguard.model.linear import HEAD_SHARE, LinearModel, features, fit_linear, ngrams
 from spamguard.model.store import MANIFEST, SHIPPED, ModelStore, ModelVersion
 from spamguard.verdict import Thresholds
 from tests.support.toy_model import write_toy_model
@@ -50,7 +50,7 @@ def test_a_changed_file_is_corrupt_and_a_missing_one_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 99}, "format 99: expected 1"),
+        ({"format": 99}, "format 99, of another release: expected 2"),
         ({"version": "../evil"}, "not a plain name"),
         ({"thresholds": {"unsure": 0.9, "spam": 0.1}}, "expected a model manifest"),
         ({"max_tokens": None}, "expected a model manifest"),
@@ -172,9 +172,27 @@ def test_the_linear_model_learns_and_survives_saving(tmp_path):
     assert loaded.logit(texts[0]) == pytest.approx(model.logit(texts[0]), abs=1e-2)
 
 
+def test_a_page_of_honest_text_does_not_drown_the_head():
+    spam, ham = "casino prize\n(prizes.example)", "meeting notes\n(office.example)"
+    page = "\n".join(f"we met about chapter {n} of the plan and agreed" for n in range(60))
+    texts = [spam, f"{spam}\nclaim it", ham, f"{ham}\n{page}"] * 20
+    truth = [True, True, False, False] * 20
+    *_, model = fit_linear([features(t) for t in texts], truth, [1.0] * 80, epochs=5)
+    assert model.logit(f"{spam}\n{page}") > model.logit(f"{ham}\n{page}") + 1
+    whole, head = (features(t).values for t in (page, spam))
+    assert (whole**2).sum() == pytest.approx(1 + HEAD_SHARE**2)
+    assert (head**2).sum() == pytest.approx(1 + HEAD_SHARE**2)
+
+
 def test_scripts_without_blanks_have_features_too():
-    assert len(features("件名\n当選おめでとうございます")) > 10
-    assert features("").size == 0
+    assert ngrams("件名\n当選おめでとうございます").size > 10
+    assert features("").indices.size == 0
+
+
+def test_accents_change_no_feature():
+    assert (ngrams("Révìsäo dé contá") == ngrams("revisao de conta")).all()
+    assert (ngrams("re\N{COMBINING ACUTE ACCENT}vision") == ngrams("revision")).all()
+    assert ngrams("й Ё ά ö 당첨").size == ngrams("и Е α o 당첨").size > 0
 
 
 def test_a_calibrated_score_is_a_probability_at_its_prior():

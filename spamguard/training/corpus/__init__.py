@@ -19,7 +19,7 @@ from spamguard.errors import DataError
 from spamguard.message import ParsedMessage, fingerprint_of
 from spamguard.model_input import build_model_input
 from spamguard.training.corpus.story import Story, draw_story
-from spamguard.training.dataset import LABELS, Example
+from spamguard.training.dataset import LABELS, OWN_CORPUS, Example
 
 TEXTS = Path(__file__).parent / "texts"
 _FIELDS = frozenset({"label", "theme", "sender", "subject", "text", "link"})
@@ -63,7 +63,7 @@ def corpus_examples(*, copies: int, seed: int, directory: Path = TEXTS) -> list[
                     label=entry["label"],
                     kind=entry["theme"],
                     lang=entry["lang"],
-                    corpus="own",
+                    corpus=OWN_CORPUS,
                     group=group,
                     text=built.text,
                     fingerprint=built.fingerprint + f"{copy}",

@@ -7,11 +7,11 @@ choose thresholds there, measure, write the manifest last.
 
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,11 @@ from spamguard.training.network import (
     small_encoder,
 )
 
+# What a tier changes of the recipe; `spamguard train --tier`.
+TIERS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "default": {},
+    "accurate": {"layers": 6, "window": 128},
+}
 SPLIT_SALT = "spamguard-1"  # changing it changes which groups are held out
 COMPARED_MESSAGES = 1500  # on which int8 is compared with float32
 # AdaGrad's larger steps (0.2, 0.5) fit the sources seen better and those left out worse; more

@@ -36,7 +36,13 @@ from spamguard.training.network import (  # noqa: E402
     prune_vocabulary,
     small_encoder,
 )
-from spamguard.training.run import Recipe, class_weights, soft_targets, train_version  # noqa: E402
+from spamguard.training.run import (  # noqa: E402
+    TIERS,
+    Recipe,
+    class_weights,
+    soft_targets,
+    train_version,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -220,24 +226,35 @@ def test_a_killed_run_goes_on_at_its_checkpoint_to_the_same_weights(base, tmp_pa
         assert torch.allclose(a, b, atol=1e-4), name
 
 
-def test_pruning_keeps_the_tokens_of_the_texts_it_was_given(base):
+def test_pruning_keeps_the_tokens_of_the_texts_it_was_given(base, monkeypatch):
     encoder, tokenizer = load_encoder(base), load_tokenizer(base)
     before = tokenizer.encode("casino garden").tokens
     table = encoder.get_input_embeddings().weight.detach().clone()
     ids = tokenizer.encode("casino garden").ids
-    import spamguard.training.network as network_module
-
-    network_module_head = network_module.ALWAYS_KEPT_PIECES
-    try:
-        network_module.ALWAYS_KEPT_PIECES = 4
-        pruned = prune_vocabulary(encoder, tokenizer, ["casino garden"] * 10)
-    finally:
-        network_module.ALWAYS_KEPT_PIECES = network_module_head
+    monkeypatch.setattr("spamguard.training.network.ALWAYS_KEPT_PIECES", 4)
+    pruned = prune_vocabulary(encoder, tokenizer, ["casino garden"] * 10)
     assert pruned.encode("casino garden").tokens == before
     assert pruned.get_vocab_size() < tokenizer.get_vocab_size()
     new_table = encoder.get_input_embeddings().weight
     for old, new in zip(ids, pruned.encode("casino garden").ids, strict=True):
         assert torch.equal(table[old], new_table[new])
+
+
+def test_a_vocabulary_that_is_too_large_loses_its_rarest_pieces(base, monkeypatch):
+    monkeypatch.setattr("spamguard.training.network.ALWAYS_KEPT_PIECES", 4)
+    texts = ["casino garden casino"] * 10
+    sizes, kept = [], []
+    for most in (1_000, 0):
+        monkeypatch.setattr("spamguard.training.network.MOST_PIECES", most)
+        pruned = prune_vocabulary(load_encoder(base), load_tokenizer(base), texts)
+        sizes.append(pruned.get_vocab_size())
+        kept.append(pruned.get_vocab())
+    assert sizes[1] < sizes[0]
+    monkeypatch.setattr("spamguard.training.network.MOST_PIECES", sizes[0] - 1)
+    pruned = prune_vocabulary(load_encoder(base), load_tokenizer(base), texts)
+    lost = kept[0].keys() - pruned.get_vocab().keys()
+    assert pruned.get_vocab_size() == sizes[0] - 1
+    assert not any(piece in load_tokenizer(base).encode("casino").tokens for piece in lost)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "attention"])
@@ -289,3 +306,12 @@ def test_bad_input_is_named(base, tmp_path):
     bad.write_text("layer = 3\n")
     with pytest.raises(ConfigError, match="no such setting: layer"):
         Recipe.read(bad)
+
+
+def test_a_recipe_keeps_what_the_command_line_leaves_unsaid(tmp_path):
+    file = tmp_path / "recipe.toml"
+    file.write_text('base = "minilm"\n[training]\nepochs = 1.0\n')
+    recipe = Recipe.read(file, **TIERS["accurate"])
+    assert (recipe.base, recipe.layers, recipe.window) == ("minilm", 6, 128)
+    assert (recipe.training.epochs, recipe.training.batch_size) == (1.0, 32)
+    assert Recipe.read(file, **TIERS["default"]).layers == Recipe().layers

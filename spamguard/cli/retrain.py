@@ -40,7 +40,7 @@ def retrain(
     from spamguard.training.retrain import Retraining, newer_corrections, training_lock
 
     settings = context.read()
-    set_up_logging(settings.log.level, settings.log.format)
+    set_up_logging(settings.log.level, settings.log.format, addresses=settings.log.addresses)
     log = logging.getLogger("spamguard.retrain")
     store, corrections = context.models(), open_corrections(context)
     _be_modest(settings.retrain.memory_megabytes)

@@ -64,7 +64,7 @@ def test_no_text_begins_a_second_line_and_a_quoted_one_reads_back(text):
     assert line.splitlines() == [line]
     written = line.partition(" key=")[2]
     assert text == (json.loads(written) if written.startswith('"') else written)
-    encoded = JsonFormatter().format(made)
+    encoded = JsonFormatter(addresses=True).format(made)
     assert "\n" not in encoded
     assert json.loads(encoded)["key"] == text
 

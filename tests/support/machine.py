@@ -13,10 +13,8 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-import pytest
-
 from tests.support.daemons import wait_for
-from tests.support.programs import require_program
+from tests.support.programs import cannot_run, require_program
 
 ROOT = Path(__file__).resolve().parents[2]
 LOG = "/run/spamguard.log"
@@ -109,8 +107,7 @@ class Machine:
     def _is_up(self):
         if self._process.poll() is not None:
             reason = self._process.stderr.read().decode().strip().splitlines()[-1:]
-            # Not a program that could be installed: the right to make namespaces and mounts.
-            pytest.skip(f"no machine can be made here: {reason}")
+            cannot_run(f"no machine can be made here: {reason}")
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
         if not children.strip():
             return False

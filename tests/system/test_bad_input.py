@@ -20,7 +20,7 @@ from spamguard.database import migrate, migrations
 from tests.support.daemons import Daemon
 from tests.support.mail import SPAM, message
 from tests.support.next_hop_server import next_hop_server
-from tests.support.programs import require_program
+from tests.support.programs import cannot_run, require_program
 from tests.support.toy_model import write_toy_model
 
 pytestmark = pytest.mark.timeout(120)
@@ -48,7 +48,7 @@ def daemon(tmp_path):
 def on_mount(daemon, how):
     """Return a command that gives what follows a state directory of its own."""
     if os.geteuid() != 0:
-        pytest.skip("mounting takes root")
+        cannot_run("mounting takes root")
     script = how.format(state=daemon.state) + '; exec "$@"'
     return [require_program("unshare"), "--mount", "sh", "-ec", script, "sh"]
 

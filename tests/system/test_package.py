@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import require_program
+from tests.support.programs import cannot_run, require_program
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(600)
@@ -60,7 +60,7 @@ def installed(package, script):
             capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
     if "Operation not permitted" in answer.stderr and not answer.stdout:
-        pytest.skip(f"no namespace can be made here: {answer.stderr}")
+        cannot_run(f"no namespace can be made here: {answer.stderr}")
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return answer.stdout
 

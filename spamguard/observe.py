@@ -121,7 +121,7 @@ def _one_line(text: str) -> str:
 
 
 def _logfmt(value: object) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else str("" if value is None else value)
     plain = text.isprintable() and text and not any(c in text for c in ' "=')
     # Controls of every kind are escaped: some terminals obey those above 0x7f as well.
     return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())

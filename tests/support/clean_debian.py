@@ -1,0 +1,74 @@
+"""A Debian with nothing on it: what a package needs and does not say shows there."""
+
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.support.debian import CACHE, unpacked
+from tests.support.programs import cannot_run, require_program
+
+MIRROR = "http://deb.debian.org/debian"
+
+# An overlay that is thrown away with its namespace: what is installed is gone afterwards.
+_RUN = r"""
+set -eu
+new=$1 debian=$2 given=$3 script=$4
+mount --make-rprivate /
+mount -t tmpfs tmpfs "$new"
+mkdir "$new/upper" "$new/work" "$new/root"
+mount -t overlay overlay -o "lowerdir=$debian,upperdir=$new/upper,workdir=$new/work" "$new/root"
+mount --rbind /proc "$new/root/proc"
+mount --rbind /dev "$new/root/dev"
+mount -t tmpfs -o mode=1777 tmpfs "$new/root/tmp"
+mount -t tmpfs -o mode=755 tmpfs "$new/root/run"
+cp -r "$given" "$new/root/tmp/given"
+cp -L /etc/resolv.conf "$new/root/etc/resolv.conf"
+chroot "$new/root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive \
+  sh -euc "$script"
+"""
+
+
+def _root() -> Path:
+    """Return the folder of a minimal installation of this machine's release, made once."""
+    release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    root = CACHE / f"debian-{release}"
+    if root.is_dir():
+        return root
+    package = unpacked("debootstrap")
+    CACHE.mkdir(exist_ok=True, mode=0o755)
+    made = Path(tempfile.mkdtemp(dir=CACHE))
+    made.chmod(0o755)
+    command = [package.path("usr/sbin/debootstrap"), "--variant=minbase", release, made, MIRROR]
+    environment = {
+        **package.environment,
+        "DEBOOTSTRAP_DIR": package.path("usr/share/debootstrap"),
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    }
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=400, env=environment)
+        shutil.rmtree(made / "var/cache/apt/archives", ignore_errors=True)
+        made.rename(root)
+    except (OSError, subprocess.SubprocessError) as error:
+        cannot_run(f"no clean Debian {release} can be made here: {error}")
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return root
+
+
+def run_in_clean_debian(script: str, given: Path) -> str:
+    """Run a script as root of a clean Debian, in which a folder is /tmp/given; return its output.
+
+    The network is this machine's, so that apt-get finds what packages depend on.
+    """
+    with tempfile.TemporaryDirectory(prefix="sg-") as overlay:
+        answer = subprocess.run(
+            [require_program("unshare"), "--mount", "--pid", "--fork", "--kill-child",
+             "bash", "-c", _RUN, "bash", overlay, _root(), given, script],
+            capture_output=True, text=True, timeout=400, check=False,
+        )  # fmt: skip
+    if "Operation not permitted" in answer.stderr and not answer.stdout:
+        cannot_run(f"no namespace can be made here: {answer.stderr}")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return answer.stdout

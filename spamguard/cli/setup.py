@@ -2,8 +2,9 @@
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from spamguard.wiring.changes import FileChange
 
 
+_Command = Callable[..., Any]
+
+
 @click.group()
 def setup() -> None:
     """Print the lines that a mail server needs; where it is safe, write them and take them back."""
@@ -23,6 +27,17 @@ def setup() -> None:
 
 _WRITE = click.option("--write", is_flag=True, help="Show the difference, back up, write.")
 _UNDO = click.option("--undo", is_flag=True, help="Restore exactly what was before --write.")
+
+
+def _directory(default: str, file: str) -> Callable[[_Command], _Command]:
+    return click.option(
+        "--config-dir",
+        "directory",
+        type=click.Path(path_type=Path),
+        default=default,
+        show_default=True,
+        help=f"Where {file} is.",
+    )
 
 
 @setup.command()
@@ -66,14 +81,7 @@ def postfix(
 
 
 @setup.command()
-@click.option(
-    "--config-dir",
-    "directory",
-    type=click.Path(path_type=Path),
-    default="/etc/dovecot",
-    show_default=True,
-    help="Where dovecot.conf is.",
-)
+@_directory("/etc/dovecot", "dovecot.conf")
 @click.option(
     "--program-dir",
     type=click.Path(path_type=Path),
@@ -119,20 +127,35 @@ def dovecot(
 
 
 @setup.command()
+@_directory("/etc/exim4", "update-exim4.conf.conf")
+@_WRITE
+@_UNDO
 @click.pass_obj
-def exim(context: Context) -> None:
-    """Print Exim's lines; Debian has several places for them, so the hand must be yours."""
+def exim(
+    context: Context,
+    directory: Path,
+    write: bool,  # noqa: FBT001 - a flag
+    undo: bool,  # noqa: FBT001 - a flag
+) -> None:
+    """Have Exim ask by its spam condition; --write for the files of Debian's exim4-config."""
     from spamguard.errors import MailServerError
-    from spamguard.wiring import lines, programs
+    from spamguard.wiring import edits, lines, programs
 
-    wanted = lines.exim(context.read())
+    after = edits.next_step("exim", directory)
+    if undo:
+        _take_back(directory, after)
+        return
+    config = context.read()
     program = next((name for name in ("exim4", "exim") if programs.find(name)), None)
     if program and "Content_Scanning" not in programs.run(program, "-bV"):
         raise MailServerError(
             f"{program}: built without content scanning: install exim4-daemon-heavy"
         )
+    if write:
+        _put_in(edits.exim(config, directory), directory, after)
+        return
     click.echo("# main section, then the ACL of acl_smtp_data")
-    click.echo(wanted, nl=False)
+    click.echo(lines.exim(config), nl=False)
 
 
 @setup.command()
@@ -144,28 +167,58 @@ def exim(context: Context) -> None:
     show_default=True,
     help="Ask while the client waits, or judge between two listeners.",
 )
+@_directory("/etc", "smtpd.conf")
+@_WRITE
+@_UNDO
 @click.pass_obj
-def opensmtpd(context: Context, way: str) -> None:
-    """Print the lines for smtpd.conf, to be fitted to your listeners, domains and actions."""
-    from spamguard.wiring import lines
+def opensmtpd(
+    context: Context,
+    way: str,
+    directory: Path,
+    write: bool,  # noqa: FBT001 - a flag
+    undo: bool,  # noqa: FBT001 - a flag
+) -> None:
+    """Have OpenSMTPD filter; --write for the filter alone, the relay must be fitted by hand."""
+    from spamguard.wiring import edits, lines
 
-    if way == "filter":
+    after = edits.next_step("opensmtpd", directory)
+    program = shutil.which(sys.argv[0]) or "/opt/spamguard/bin/spamguard"
+    if undo:
+        _take_back(directory, after)
+    elif way == "relay":
+        if write:
+            raise click.UsageError("--write is for --as filter: a relay has your own domains")
+        click.echo("# smtpd.conf: your domains and your action in place of example.org and local")
+        click.echo(lines.opensmtpd_relay(context.read()), nl=False)
+    elif write:
+        _put_in(edits.opensmtpd(context.read(), program, directory), directory, after)
+    else:
         click.echo("# smtpd.conf: your listeners in place of 0.0.0.0")
-        program = shutil.which(sys.argv[0]) or "/opt/spamguard/bin/spamguard"
         click.echo(lines.opensmtpd_filter(context.read(), program), nl=False)
-        return
-    click.echo("# smtpd.conf: your domains and your action in place of example.org and local")
-    click.echo(lines.opensmtpd_relay(context.read()), nl=False)
 
 
 @setup.command()
+@_directory("/etc/mail", "sendmail.mc")
+@_WRITE
+@_UNDO
 @click.pass_obj
-def sendmail(context: Context) -> None:
-    """Print the line for sendmail.mc."""
-    from spamguard.wiring import lines
+def sendmail(
+    context: Context,
+    directory: Path,
+    write: bool,  # noqa: FBT001 - a flag
+    undo: bool,  # noqa: FBT001 - a flag
+) -> None:
+    """Have Sendmail ask by the milter protocol."""
+    from spamguard.wiring import edits, lines
 
-    click.echo("dnl sendmail.mc, before MAILER(); then make in /etc/mail and restart")
-    click.echo(lines.sendmail(context.read()), nl=False)
+    after = edits.next_step("sendmail", directory)
+    if undo:
+        _take_back(directory, after)
+    elif write:
+        _put_in(edits.sendmail(context.read(), directory), directory, after)
+    else:
+        click.echo(f"dnl sendmail.mc, before MAILER(); then {after}")
+        click.echo(lines.sendmail(context.read()), nl=False)
 
 
 def _put_in(changes: "Sequence[FileChange]", directory: Path, after: str) -> None:

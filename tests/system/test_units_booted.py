@@ -57,6 +57,12 @@ def negotiate(port, *, seconds=60):
         return connection.recv(100)[4:5] == POSTFIX_OFFER.code
 
 
+def greet(port, *, seconds=60):
+    """Connect as a mail client does; return whether the filter greeted."""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
+        return connection.recv(4) == b"220 "
+
+
 def as_service(machine, *command):
     """Run a command as the service's user, in its view of the file system."""
     return machine.run(
@@ -157,22 +163,23 @@ def test_a_killed_daemon_is_started_anew_and_its_scorers_are_gone(machine):
     assert 1 == len(found)
 
 
-def test_restarts_behind_the_socket_unit_refuse_nobody(machine):
-    use_socket_unit(machine)
+def test_restarts_behind_the_socket_units_refuse_nobody(machine, capsys):
+    use_socket_units(machine)
     machine.systemctl("start", UNIT)
     for line in lines_of_manual("### Restart without a refusal"):
         machine.systemctl(*line)
     answers, is_over = [], threading.Event()
 
-    def ask():
+    def ask(meet, port):
         while not is_over.is_set():
             try:
-                answers.append(negotiate(machine.port))
+                answers.append(meet(port))
             except OSError as error:
                 answers.append(error)
             time.sleep(0.02)
 
-    threads = [threading.Thread(target=ask) for _ in range(3)]
+    doors = [(negotiate, machine.port), (negotiate, machine.port), (greet, machine.smtp_port)]
+    threads = [threading.Thread(target=ask, args=door) for door in doors]
     for thread in threads:
         thread.start()
     try:
@@ -183,13 +190,14 @@ def test_restarts_behind_the_socket_unit_refuse_nobody(machine):
         is_over.set()
         for thread in threads:
             thread.join()
-    print(f"{len(answers)} connections over 3 restarts, {answers.count(True)} answered")
+    with capsys.disabled():
+        print(f"\n{len(answers)} connections over 3 restarts, {answers.count(True)} answered")
     assert len(answers) > 20
     assert {True} == set(answers)
 
 
 def test_a_wrong_configuration_behind_the_socket_unit_ends_in_refusals_and_can_be_mended(machine):
-    use_socket_unit(machine)
+    use_socket_units(machine)
     drop_in(machine, UNIT, "[Unit]\nStartLimitBurst=3\n")  # instead of half a minute
     machine.systemctl("start", "spamguard.socket")
     configure(machine, '[policy]\nspam = "explode"\n')
@@ -210,10 +218,12 @@ def test_the_retraining_unit_runs_in_its_sandbox_and_its_timer_has_a_next_time(m
     assert machine.show("spamguard-retrain.timer", "NextElapseUSecRealtime")
 
 
-def use_socket_unit(machine):
-    """Have the socket unit listen on the test's own port."""
-    text = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{machine.port}\n"
-    drop_in(machine, "spamguard.socket", text)
+def use_socket_units(machine):
+    """Have the socket units listen on ports of the test's own."""
+    machine.smtp_port = free_port()
+    for unit, port in (("spamguard", machine.port), ("spamguard-smtp", machine.smtp_port)):
+        text = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n"
+        drop_in(machine, f"{unit}.socket", text)
 
 
 def is_refused(port):

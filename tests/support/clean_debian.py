@@ -57,15 +57,25 @@ def _root() -> Path:
     return root
 
 
-def run_in_clean_debian(script: str, given: Path) -> str:
-    """Run a script as root of a clean Debian, in which a folder is /tmp/given; return its output.
+def in_clean_debian(script: str, given: Path, overlay: Path | str) -> list[object]:
+    """Return the command that runs a script as root of a clean Debian.
 
-    The network is this machine's, so that apt-get finds what packages depend on.
+    Args:
+        script: for sh; the network is this machine's, so that apt-get works.
+        given: a folder, of which a copy is /tmp/given there.
+        overlay: an empty folder.
     """
+    return [
+        require_program("unshare"), "--mount", "--pid", "--fork", "--kill-child",
+        "bash", "-c", _RUN, "bash", overlay, _root(), given, script,
+    ]  # fmt: skip
+
+
+def run_in_clean_debian(script: str, given: Path) -> str:
+    """Run a script there; return what it printed."""
     with tempfile.TemporaryDirectory(prefix="sg-") as overlay:
         answer = subprocess.run(
-            [require_program("unshare"), "--mount", "--pid", "--fork", "--kill-child",
-             "bash", "-c", _RUN, "bash", overlay, _root(), given, script],
+            in_clean_debian(script, given, overlay),
             capture_output=True, text=True, timeout=400, check=False,
         )  # fmt: skip
     if "Operation not permitted" in answer.stderr and not answer.stdout:

@@ -83,6 +83,7 @@ def retrain(
                 "nothing was changed"
             ) from error
     log.info("retrained", extra=result.as_fields())
+    store.note_retraining(result.in_words(), at=time.time())
     if as_json:
         click.echo(json.dumps(result.as_json(), indent=2))
     elif not scheduled:

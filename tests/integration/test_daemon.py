@@ -333,3 +333,10 @@ def test_starting_takes_no_longer_than_a_few_seconds(tmp_path):
     started = time.monotonic()
     with Daemon(tmp_path, **{"model.version": str(write_toy_model(tmp_path / "toy"))}):
         assert time.monotonic() - started < 20
+
+
+def test_what_came_of_a_retraining_stands_in_the_status(daemon):
+    answer = daemon.run("retrain")
+    assert 0 == answer.returncode, answer.stderr
+    assert "nothing to learn yet" in daemon.status()["retraining"]["result"]
+    assert b"nothing to learn yet" in daemon.run("status").stdout

@@ -90,6 +90,7 @@ def test_the_package_says_what_it_needs_and_brings_units_page_and_completion(pac
         "usr/share/man/man8/spamguard.8.gz",
         "usr/share/bash-completion/completions/spamguard",
         "etc/spamguard/spamguard.toml",
+        "usr/share/doc/spamguard/monitoring/grafana.json",
     ):
         assert f"./{path}\n" in listing
     assert "./usr/bin/spamguard -> /opt/spamguard/bin/spamguard\n" in listing

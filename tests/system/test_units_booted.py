@@ -103,11 +103,27 @@ def test_a_reload_takes_effect_and_a_wrong_configuration_changes_nothing(machine
     machine.systemctl("reload", UNIT)
     wait_for(lambda: "reloaded" in machine.log(), what="a reload")
     configure(machine, '[policy]\nspam = "explode"\n')
-    machine.systemctl("reload", UNIT)
-    wait_for(lambda: "reload failed" in machine.log(), what="a refusal")
+    with pytest.raises(RuntimeError, match="policy.spam = 'explode'"):
+        machine.systemctl("reload", UNIT)
+    configure(machine, 'version = "/nowhere"\n[policy]\nspam = "reject"\n')
+    with pytest.raises(RuntimeError, match="/nowhere/manifest.json"):
+        machine.systemctl("reload", UNIT)
     wait_for(lambda: machine.show(UNIT, "SubState") == "running", what="the end of the reload")
     assert process == machine.show(UNIT, "MainPID")
     assert negotiate(machine.port)
+
+
+def test_at_boot_the_mail_server_waits_for_the_filter(machine):
+    machine.write(
+        "/etc/systemd/system/postfix.service",
+        "[Service]\nType=oneshot\n"
+        f"ExecStart=/bin/sh -c 'systemctl is-active {UNIT} >/run/at-start'\n",
+    )
+    wanted = f"[Unit]\nWants=postfix.service {UNIT}\nAfter=postfix.service {UNIT}\n"
+    machine.write("/etc/systemd/system/both.target", wanted)
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "both.target")
+    assert "active\n" == (machine.root / "run/at-start").read_text()
 
 
 def test_a_daemon_that_judges_no_more_is_started_anew_by_the_watchdog(machine):

@@ -44,7 +44,7 @@ def _root() -> Path:
     environment = {
         **package.environment,
         "DEBOOTSTRAP_DIR": package.path("usr/share/debootstrap"),
-        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": f"/usr/sbin:/usr/bin:/sbin:/bin:{package.path('usr/bin')}",  # wget is there
     }
     try:
         subprocess.run(command, check=True, capture_output=True, timeout=400, env=environment)

@@ -45,6 +45,12 @@ kill $daemon
 wait $daemon
 echo "daemon ended with $?"
 
+# An upgrade: what the administrator wrote stays, and the new one works.
+dpkg --install spamguard.deb >&2
+grep -q http.sock /etc/spamguard/spamguard.toml
+test -f /var/lib/spamguard/spamguard.db
+spamguard config check
+
 apt-get -qq remove spamguard >&2
 test -f /var/lib/spamguard/spamguard.db && test -f /etc/spamguard/spamguard.toml
 apt-get -qq purge spamguard >&2
@@ -107,5 +113,6 @@ def test_it_installs_judges_serves_and_leaves_nothing_when_purged(package, tmp_p
     assert printed.count('"model_version"') == 2
     assert '.TH SPAMGUARD 8 "" "SpamGuard' in printed
     assert "X-Spam-Flag: YES" in printed
+    assert 2 == printed.count("configuration is good")
     assert "daemon ended with 0" in printed
     assert printed.splitlines()[-1] == "purged"

@@ -143,6 +143,16 @@ class Machine:
         target.write_text(text)
         target.chmod(mode)
 
+    def drop_in(self, unit, text):
+        """Add settings to a unit, as `systemctl edit` does."""
+        self.write(f"/etc/systemd/system/{unit}.d/test.conf", text)
+        self.systemctl("daemon-reload")
+
+    def use_sockets(self, *, milter, smtp):
+        """Have the socket units listen on ports of the test's own."""
+        for unit, port in (("spamguard.socket", milter), ("spamguard-smtp.socket", smtp)):
+            self.drop_in(unit, f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n")
+
     def stop(self):
         """Switch it off: with its first process all others are gone."""
         if self._process is not None:

@@ -30,7 +30,7 @@ def machine():
     made = Machine()
     try:
         made.start()
-        made.port = free_port()
+        made.port, made.smtp_port = free_port(), free_port()
         configure(made)
         yield made
     finally:
@@ -43,11 +43,6 @@ def configure(machine, more=""):
         f'[milter]\nlisten = ["127.0.0.1:{machine.port}"]\n[smtp]\nlisten = []\n'
         f"[model]\nworkers = 1\n{more}",
     )
-
-
-def drop_in(machine, unit, text):
-    machine.write(f"/etc/systemd/system/{unit}.d/test.conf", text)
-    machine.systemctl("daemon-reload")
 
 
 def negotiate(port, *, seconds=60):
@@ -127,7 +122,7 @@ def test_at_boot_the_mail_server_waits_for_the_filter(machine):
 
 
 def test_a_daemon_that_judges_no_more_is_started_anew_by_the_watchdog(machine):
-    drop_in(machine, UNIT, "[Service]\nWatchdogSec=2s\n")
+    machine.drop_in(UNIT, "[Service]\nWatchdogSec=2s\n")
     configure(machine, "hard_limit_seconds = 3000\n")
     machine.systemctl("start", UNIT)
     process = machine.show(UNIT, "MainPID")
@@ -147,7 +142,7 @@ def test_a_daemon_that_judges_no_more_is_started_anew_by_the_watchdog(machine):
 
 def test_a_wrong_configuration_is_not_tried_again_and_the_postmaster_hears_of_it(machine):
     machine.write("/usr/sbin/sendmail", '#!/bin/sh\n{ echo "$@"; cat; } >/tmp/mail\n', mode=0o755)
-    drop_in(machine, "spamguard-notify@.service", "[Service]\nPrivateTmp=no\n")
+    machine.drop_in("spamguard-notify@.service", "[Service]\nPrivateTmp=no\n")
     machine.run("groupadd", "--system", "systemd-journal")
     configure(machine, '[policy]\nspam = "explode"\n')
     with pytest.raises(RuntimeError, match="policy.spam = 'explode'"):
@@ -180,7 +175,7 @@ def test_a_killed_daemon_is_started_anew_and_its_scorers_are_gone(machine):
 
 
 def test_restarts_behind_the_socket_units_refuse_nobody(machine, capsys):
-    use_socket_units(machine)
+    machine.use_sockets(milter=machine.port, smtp=machine.smtp_port)
     machine.systemctl("start", UNIT)
     for line in lines_of_manual("### Restart without a refusal"):
         machine.systemctl(*line)
@@ -213,8 +208,8 @@ def test_restarts_behind_the_socket_units_refuse_nobody(machine, capsys):
 
 
 def test_a_wrong_configuration_behind_the_socket_unit_ends_in_refusals_and_can_be_mended(machine):
-    use_socket_units(machine)
-    drop_in(machine, UNIT, "[Unit]\nStartLimitBurst=3\n")  # instead of half a minute
+    machine.use_sockets(milter=machine.port, smtp=machine.smtp_port)
+    machine.drop_in(UNIT, "[Unit]\nStartLimitBurst=3\n")  # instead of half a minute
     machine.systemctl("start", "spamguard.socket")
     configure(machine, '[policy]\nspam = "explode"\n')
     with socket.create_connection(("127.0.0.1", machine.port)):
@@ -232,14 +227,6 @@ def test_the_retraining_unit_runs_in_its_sandbox_and_its_timer_has_a_next_time(m
     assert "success" == machine.show("spamguard-retrain.service", "Result")
     machine.systemctl("start", "spamguard-retrain.timer")
     assert machine.show("spamguard-retrain.timer", "NextElapseUSecRealtime")
-
-
-def use_socket_units(machine):
-    """Have the socket units listen on ports of the test's own."""
-    machine.smtp_port = free_port()
-    for unit, port in (("spamguard", machine.port), ("spamguard-smtp", machine.smtp_port)):
-        text = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n"
-        drop_in(machine, f"{unit}.socket", text)
 
 
 def is_refused(port):

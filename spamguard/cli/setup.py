@@ -25,19 +25,19 @@ def setup() -> None:
     """Print the lines that a mail server needs; where it is safe, write them and take them back."""
 
 
-_WRITE = click.option("--write", is_flag=True, help="Show the difference, back up, write.")
-_UNDO = click.option("--undo", is_flag=True, help="Restore exactly what was before --write.")
-
-
-def _directory(default: str, file: str) -> Callable[[_Command], _Command]:
-    return click.option(
+def _changes(file: str, default: str | None = None) -> Callable[[_Command], _Command]:
+    """Add the options of a command that can write: where, and the two flags."""
+    where = click.option(
         "--config-dir",
         "directory",
         type=click.Path(path_type=Path),
         default=default,
-        show_default=True,
+        show_default=True if default else "the default instance's",
         help=f"Where {file} is.",
     )
+    write = click.option("--write", is_flag=True, help="Show the difference, back up, write.")
+    undo = click.option("--undo", is_flag=True, help="Restore exactly what was before --write.")
+    return lambda command: where(write(undo(command)))
 
 
 @setup.command()
@@ -49,21 +49,15 @@ def _directory(default: str, file: str) -> Callable[[_Command], _Command]:
     show_default=True,
     help="How Postfix hands mail over.",
 )
-@click.option(
-    "--config-dir",
-    "directory",
-    type=click.Path(path_type=Path),
-    help="Where main.cf is [default: the default instance's].",
-)
-@_WRITE
-@_UNDO
+@_changes("main.cf")
 @click.pass_obj
 def postfix(
     context: Context,
+    *,
     way: str,
     directory: Path | None,
-    write: bool,  # noqa: FBT001 - a flag
-    undo: bool,  # noqa: FBT001 - a flag
+    write: bool,
+    undo: bool,
 ) -> None:
     """Wire Postfix: as a milter, a content filter or a before-queue filter."""
     from spamguard.wiring.postfix import PostfixConfig
@@ -81,7 +75,7 @@ def postfix(
 
 
 @setup.command()
-@_directory("/etc/dovecot", "dovecot.conf")
+@_changes("dovecot.conf", "/etc/dovecot")
 @click.option(
     "--program-dir",
     type=click.Path(path_type=Path),
@@ -89,15 +83,14 @@ def postfix(
     show_default=True,
     help="Where the program goes that takes a report.",
 )
-@_WRITE
-@_UNDO
 @click.pass_obj
 def dovecot(
     context: Context,
+    *,
     directory: Path,
     program_dir: Path,
-    write: bool,  # noqa: FBT001 - a flag
-    undo: bool,  # noqa: FBT001 - a flag
+    write: bool,
+    undo: bool,
 ) -> None:
     """Have moves into and out of Junk reported."""
     from spamguard.wiring import dovecot as wiring
@@ -127,15 +120,14 @@ def dovecot(
 
 
 @setup.command()
-@_directory("/etc/exim4", "update-exim4.conf.conf")
-@_WRITE
-@_UNDO
+@_changes("update-exim4.conf.conf", "/etc/exim4")
 @click.pass_obj
 def exim(
     context: Context,
+    *,
     directory: Path,
-    write: bool,  # noqa: FBT001 - a flag
-    undo: bool,  # noqa: FBT001 - a flag
+    write: bool,
+    undo: bool,
 ) -> None:
     """Have Exim ask by its spam condition; --write for the files of Debian's exim4-config."""
     from spamguard.errors import MailServerError
@@ -167,16 +159,15 @@ def exim(
     show_default=True,
     help="Ask while the client waits, or judge between two listeners.",
 )
-@_directory("/etc", "smtpd.conf")
-@_WRITE
-@_UNDO
+@_changes("smtpd.conf", "/etc")
 @click.pass_obj
 def opensmtpd(
     context: Context,
+    *,
     way: str,
     directory: Path,
-    write: bool,  # noqa: FBT001 - a flag
-    undo: bool,  # noqa: FBT001 - a flag
+    write: bool,
+    undo: bool,
 ) -> None:
     """Have OpenSMTPD filter; --write for the filter alone, the relay must be fitted by hand."""
     from spamguard.wiring import edits, lines
@@ -198,15 +189,14 @@ def opensmtpd(
 
 
 @setup.command()
-@_directory("/etc/mail", "sendmail.mc")
-@_WRITE
-@_UNDO
+@_changes("sendmail.mc", "/etc/mail")
 @click.pass_obj
 def sendmail(
     context: Context,
+    *,
     directory: Path,
-    write: bool,  # noqa: FBT001 - a flag
-    undo: bool,  # noqa: FBT001 - a flag
+    write: bool,
+    undo: bool,
 ) -> None:
     """Have Sendmail ask by the milter protocol."""
     from spamguard.wiring import edits, lines

@@ -12,7 +12,7 @@ from spamguard.cli.common import Context
 from spamguard.wiring.lines import Way
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from spamguard.wiring.changes import FileChange
 
@@ -94,6 +94,7 @@ def dovecot(
 ) -> None:
     """Have moves into and out of Junk reported."""
     from spamguard.wiring import dovecot as wiring
+    from spamguard.wiring.changes import plan
 
     scripts = " ".join(str(directory / "sieve" / name) for name in wiring.SCRIPTS)
     after = f"sievec {scripts.replace(' ', ' && sievec ')} && doveadm reload"
@@ -112,11 +113,10 @@ def dovecot(
         if not user:
             snippet = directory / "conf.d" / wiring.SNIPPET
             click.echo(f'mail_uid is not set: fit "user = vmail" in {snippet}', err=True)
-        _put_in(wiring.plan(wanted), directory, after)
+        _put_in(plan(wanted, programs=[wiring.PROGRAM]), directory, after)
         return
     click.echo(f"# Dovecot {version}, {directory}; then: {after}")
-    for path, data in wanted.items():
-        click.echo(f"\n# {path}\n{data.decode()}", nl=False)
+    _print(wanted)
 
 
 @setup.command()
@@ -209,6 +209,37 @@ def sendmail(
     else:
         click.echo(f"dnl sendmail.mc, before MAILER(); then {after}")
         click.echo(lines.sendmail(context.read()), nl=False)
+
+
+@setup.command()
+@_changes("the administrator's units", "/etc/systemd/system")
+@click.pass_obj
+def systemd(
+    context: Context,
+    *,
+    directory: Path,
+    write: bool,
+    undo: bool,
+) -> None:
+    """Have systemd start the daemon: service, sockets, timer. A Debian package brings them."""
+    from spamguard.wiring import systemd as wiring
+    from spamguard.wiring.changes import plan
+
+    if undo:
+        _take_back(directory, "systemctl daemon-reload")
+        return
+    context.read()  # a service that could not start helps nobody
+    wanted = wiring.files(Path(shutil.which(sys.argv[0]) or sys.argv[0]).absolute(), directory)
+    if write:
+        _put_in(plan(wanted), directory, wiring.next_step())
+    else:
+        click.echo(f"# then: {wiring.next_step()}")
+        _print(wanted)
+
+
+def _print(files: "Mapping[Path, bytes]") -> None:
+    for path, data in files.items():
+        click.echo(f"\n# {path}\n{data.decode()}", nl=False)
 
 
 def _put_in(changes: "Sequence[FileChange]", directory: Path, after: str) -> None:

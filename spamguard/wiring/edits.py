@@ -12,7 +12,7 @@ from pathlib import Path
 from spamguard.config import Config
 from spamguard.errors import ConfigError, MailServerError
 from spamguard.wiring import lines
-from spamguard.wiring.changes import FileChange
+from spamguard.wiring.changes import FileChange, plan
 from spamguard.wiring.programs import find, run
 
 EXIM_DIRECTORY = Path("/etc/exim4")
@@ -128,15 +128,7 @@ def next_step(server: str, directory: Path) -> str:
 
 
 def _changed(wanted: dict[Path, str]) -> list[FileChange]:
-    changes = []
-    for path, text in wanted.items():
-        before = _read(path)
-        if before != text:
-            resolved = path.resolve()
-            data = None if before is None else before.encode("utf-8", "surrogateescape")
-            after = text.encode("utf-8", "surrogateescape")
-            changes.append(FileChange(path=resolved, before=data, after=after))
-    return changes
+    return plan({path: text.encode("utf-8", "surrogateescape") for path, text in wanted.items()})
 
 
 def _required(path: Path) -> str:

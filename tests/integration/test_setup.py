@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from spamguard.cli import cli
-from spamguard.errors import SpamGuardError
+from spamguard.errors import ConfigError, SpamGuardError
+from spamguard.wiring import systemd
 from spamguard.wiring.changes import BACKUP_SUFFIX, RECORD
 from tests.support.debian import need_user, unpacked
 from tests.support.programs import require_program
@@ -336,6 +337,43 @@ def test_sendmails_m4_takes_its_line(tmp_path):
     shown = "Xspamguard, S=inet:11332@127.0.0.1, F=, T=C:10s;S:10s;R:30s;E:5m\n"
     assert shown in made.stdout
     assert "O InputMailFilters=spamguard\n" in made.stdout
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """The program, where pip would have put it."""
+    program = tmp_path / "opt" / "bin" / "spamguard"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.argv", [str(program)])
+    return program
+
+
+def test_systemds_units_name_this_program_and_undo_leaves_nothing(installed, tmp_path):
+    directory = tmp_path / "system"
+    directory.mkdir()
+    done = spamguard("systemd", "--config-dir", directory, "--write")
+    assert 0 == done.returncode, done.stderr
+    assert "systemctl enable --now spamguard" in done.stderr
+    shipped = {path.name for path in systemd.UNITS.iterdir()}
+    assert shipped | {RECORD} == {path.name for path in directory.iterdir()}
+    service = (directory / "spamguard.service").read_text()
+    assert f"\nExecStart={installed} serve\n" in service
+    assert f"\nExecReload={installed} reload\n" in service
+    verify = [require_program("systemd-analyze"), "verify", "--man=no"]
+    read = subprocess.run(
+        [*verify, directory / "spamguard.service"], capture_output=True, text=True, timeout=60
+    )
+    assert "not executable" not in read.stderr
+    assert 0 == spamguard("systemd", "--config-dir", directory, "--undo").returncode
+    assert [] == list(directory.iterdir())
+
+
+@pytest.mark.parametrize("home", ["/root/.local/bin/spamguard", "/home/ann/venv/bin/spamguard"])
+def test_a_program_that_the_sandbox_would_hide_is_refused(home):
+    with pytest.raises(ConfigError, match="ProtectHome hides it"):
+        systemd.files(Path(home))
 
 
 @pytest.fixture(params=["false", "true"], ids=["one file", "split"])

@@ -24,6 +24,7 @@ id -u spamguard >/dev/null
 spamguard --version
 spamguard config check
 spamguard scan mail/spam-advance-fee.eml mail/ham-french.eml --json
+spamguard setup systemd | grep ^ExecStart=/usr/bin/spamguard
 if grep -rIl /tmp/ /opt/spamguard/bin; then exit 9; fi
 zcat /usr/share/man/man8/spamguard.8.gz | head -n 1
 

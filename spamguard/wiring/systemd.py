@@ -28,8 +28,7 @@ def files(program: Path, directory: Path = DIRECTORY) -> dict[Path, bytes]:
     for path in (program, program.resolve()):
         if any(path.is_relative_to(hidden) for hidden in _HIDDEN):
             raise ConfigError(
-                f"{path}: ProtectHome hides it from the service: install it below /opt, for"
-                " example by pipx install --global"
+                f"{path}: ProtectHome hides it from the service: install it below /opt"
             )
     return {
         directory / unit.name: unit.read_text("utf-8").replace(_PROGRAM, str(program)).encode()

@@ -11,6 +11,16 @@ from tests.support.programs import cannot_run, require_program
 
 MIRROR = "http://deb.debian.org/debian"
 
+ROOT = Path(__file__).resolve().parents[2]
+# The package index of this machine may be behind a certificate of its own. Part of a script, for
+# what `copy_source` has copied.
+TRUST_INDEX = r"""
+if test -e /tmp/given/certificates; then
+  install -D -m 644 /tmp/given/certificates /etc/ssl/certs/ca-certificates.crt
+  printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >/etc/pip.conf
+fi
+"""
+
 # An overlay that is thrown away with its namespace: what is installed is gone afterwards.
 _RUN = r"""
 set -eu
@@ -25,8 +35,8 @@ mount -t tmpfs -o mode=1777 tmpfs "$new/root/tmp"
 mount -t tmpfs -o mode=755 tmpfs "$new/root/run"
 cp -r "$given" "$new/root/tmp/given"
 cp -L /etc/resolv.conf "$new/root/etc/resolv.conf"
-chroot "$new/root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive \
-  sh -euc "$script"
+chroot "$new/root" /usr/bin/env -i DEBIAN_FRONTEND=noninteractive \
+  PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin sh -euc "$script"
 """
 
 
@@ -55,6 +65,18 @@ def _root() -> Path:
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return root
+
+
+def copy_source(folder: Path) -> None:
+    """Copy what is installed from the tree, and some mail."""
+    for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("spamguard", "deploy", "sample_mail"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
+    certificates = Path("/etc/ssl/certs/ca-certificates.crt")
+    if certificates.exists():
+        shutil.copy(certificates, folder / "certificates")
 
 
 def in_clean_debian(script: str, given: Path, overlay: Path | str) -> list[object]:

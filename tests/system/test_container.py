@@ -5,16 +5,14 @@ cannot be reached here: Debian with its own Python takes its place.
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.support.clean_debian import run_in_clean_debian
+from tests.support.clean_debian import TRUST_INDEX, copy_source, run_in_clean_debian
 from tests.support.exim import documented
 
 ROOT = Path(__file__).resolve().parents[2]
-CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 pytestmark = pytest.mark.timeout(600)
 
 _SCRIPT = r"""
@@ -31,11 +29,7 @@ CONF
 export BUILDAH_ISOLATION=chroot
 cd /tmp/given
 
-# The package index of this machine may be behind a certificate of its own.
-if test -e certificates; then
-  install -D -m 644 certificates /etc/ssl/certs/ca-certificates.crt
-  printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >/etc/pip.conf
-fi
+$TRUST_INDEX
 base=$(buildah from scratch)
 tar -C / -cf /tmp/base.tar bin etc lib lib64 sbin usr var/lib/dpkg
 buildah add -q "$base" /tmp/base.tar / >/dev/null
@@ -50,7 +44,7 @@ buildah inspect --type image spamguard
 buildah run "$made" -- spamguard serve &
 until buildah run "$made" -- spamguard status --json 2>/dev/null; do sleep 0.5; done
 buildah run "$made" -- id -un
-buildah run "$made" -- spamguard scan --pipe <mail.eml | grep ^X-Spam-Flag
+buildah run "$made" -- spamguard scan --pipe <sample_mail/spam-advance-fee.eml | grep ^X-Spam-Flag
 """
 
 
@@ -60,18 +54,13 @@ def _fresh_mailbox():
 
 
 def test_the_image_is_built_starts_as_its_user_and_judges(tmp_path):
-    for name in ("pyproject.toml", "constraints.txt", "README.md"):
-        shutil.copy(ROOT / name, tmp_path)
-    for name in ("spamguard", "deploy"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "sample_mail" / "spam-advance-fee.eml", tmp_path / "mail.eml")
-    if CERTIFICATES.exists():
-        shutil.copy(CERTIFICATES, tmp_path / "certificates")
+    copy_source(tmp_path)
     build = documented("### Container").splitlines()[0]
     assert build.startswith("podman build ")
     build = build.replace("podman build", "buildah bud --pull=never --network=host --layers=false")
     base = (ROOT / "deploy" / "Containerfile").read_text().partition("\nFROM ")[2].split()[0]
-    printed = run_in_clean_debian(_SCRIPT.replace("$BASE", base).replace("$BUILD", build), tmp_path)
+    script = _SCRIPT.replace("$BASE", base).replace("$BUILD", build)
+    printed = run_in_clean_debian(script.replace("$TRUST_INDEX", TRUST_INDEX), tmp_path)
     image, end = json.JSONDecoder().raw_decode(printed)
     status, _ = json.JSONDecoder().raw_decode(printed[end:].lstrip())
     config = image["Docker"]["config"]

@@ -1,4 +1,4 @@
-"""The Debian package: built by its one command, installed by apt into a Debian with nothing on it."""
+"""The Debian package, built by its one command, and pipx, each into a Debian with nothing on it."""
 
 import os
 import re
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clean_debian import run_in_clean_debian
+from tests.support.clean_debian import TRUST_INDEX, copy_source, run_in_clean_debian
+from tests.support.exim import documented
 from tests.support.programs import require_program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,3 +118,26 @@ def test_it_installs_judges_serves_and_leaves_nothing_when_purged(package, tmp_p
     assert 2 == printed.count("configuration is good")
     assert "daemon ended with 0" in printed
     assert printed.splitlines()[-1] == "purged"
+
+
+_PIPX = r"""
+apt-get -qq update >&2
+apt-get -qq install --no-install-recommends pipx python3-venv >&2
+$TRUST_INDEX
+cd /tmp/given
+$INSTALL >&2
+cd /
+spamguard scan /tmp/given/sample_mail/spam-advance-fee.eml --json
+spamguard setup systemd --write >&2
+grep -h ^Exec /etc/systemd/system/spamguard*.service
+"""
+
+
+def test_pipx_installs_it_where_the_service_sees_it(tmp_path):
+    copy_source(tmp_path)
+    (install,) = documented("### With pipx").splitlines()
+    script = _PIPX.replace("$INSTALL", install).replace("$TRUST_INDEX", TRUST_INDEX)
+    printed = run_in_clean_debian(script, tmp_path)
+    assert '"label": "spam"' in printed
+    assert "\nExecStart=/usr/local/bin/spamguard serve\n" in printed
+    assert "\nExecStart=/usr/local/bin/spamguard retrain --scheduled\n" in printed

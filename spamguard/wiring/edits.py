@@ -15,10 +15,6 @@ from spamguard.wiring import lines
 from spamguard.wiring.changes import FileChange, plan
 from spamguard.wiring.programs import find, run
 
-EXIM_DIRECTORY = Path("/etc/exim4")
-OPENSMTPD_DIRECTORY = Path("/etc")
-SENDMAIL_DIRECTORY = Path("/etc/mail")
-
 _EXIM_ACL = "spamguard_acl_data"
 _EXIM_ACL_MACRO = "CHECK_DATA_LOCAL_ACL_FILE"  # Debian's place for the administrator's own ACL
 _EXIM_SET = re.compile(rf"^[ \t]*(?:spamd_address|{_EXIM_ACL_MACRO})[ \t]*=.*", re.MULTILINE)
@@ -29,7 +25,7 @@ _SENDMAIL_END = re.compile(r"^MAILER(?:_DEFINITIONS\b|\()", re.MULTILINE)
 _SENDMAIL_OURS = re.compile(r"^INPUT_MAIL_FILTER\(`spamguard'.*\n", re.MULTILINE)
 
 
-def exim(config: Config, directory: Path = EXIM_DIRECTORY) -> list[FileChange]:
+def exim(config: Config, directory: Path) -> list[FileChange]:
     """Return the changes for Debian's exim4-config, in one file or split: two files of ours.
 
     Args:
@@ -48,20 +44,20 @@ def exim(config: Config, directory: Path = EXIM_DIRECTORY) -> list[FileChange]:
         )
     is_split = "true" in re.findall(r"^dc_use_split_config='(\w*)'", settings, re.MULTILINE)
     own = directory / ("conf.d/main/000_spamguard" if is_split else "exim4.conf.localmacros")
-    others = sorted((directory / "conf.d/main").glob("*")) if is_split else []
+    others = sorted((directory / "conf.d/main").glob("*"))
     wanted = f"{main}\n{_EXIM_ACL_MACRO} = {directory / _EXIM_ACL}\n"
-    for path in {own, *(others or [directory / "exim4.conf.template"])}:
+    for path in others if is_split else [own, directory / "exim4.conf.template"]:
         text = (_read(path) or "").replace(wanted, "")
         if there := _EXIM_SET.search(text):
             raise ConfigError(f"{path}: {there.group().strip()}: put the lines there by hand")
-    before = _read(own) or ""
-    after = before if wanted in before else f"{before}{wanted}"
-    return _changed({own: after, directory / _EXIM_ACL: acl})
+    text = _read(own) or ""
+    if wanted not in text:
+        is_whole = not text or text.endswith("\n")
+        text += wanted if is_whole else f"\n{wanted}"
+    return _changed({own: text, directory / _EXIM_ACL: acl})
 
 
-def opensmtpd(
-    config: Config, program: str, directory: Path = OPENSMTPD_DIRECTORY
-) -> list[FileChange]:
+def opensmtpd(config: Config, program: str, directory: Path) -> list[FileChange]:
     """Return the change by which every listener but the local socket has its mail filtered.
 
     Args:
@@ -95,12 +91,12 @@ def opensmtpd(
     if find("smtpd"):
         with tempfile.TemporaryDirectory(prefix="spamguard-") as folder:
             copy = Path(folder) / "smtpd.conf"
-            copy.write_text(text, "utf-8")
+            copy.write_bytes(text.encode("utf-8", "surrogateescape"))
             run("smtpd", "-n", "-f", str(copy))
     return _changed({path: text})
 
 
-def sendmail(config: Config, directory: Path = SENDMAIL_DIRECTORY) -> list[FileChange]:
+def sendmail(config: Config, directory: Path) -> list[FileChange]:
     """Return the change in ``sendmail.mc``.
 
     Raises:

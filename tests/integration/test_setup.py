@@ -424,6 +424,15 @@ def test_exim_reads_what_was_written_and_undo_leaves_nothing(exim_directory):
     assert before == contents(exim_directory)
 
 
+def test_a_last_line_without_its_end_stays_a_line_of_its_own(exim_directory):
+    own = exim_directory / "exim4.conf.localmacros"
+    own.write_bytes(b"MAIN_HARDCODE_PRIMARY_HOSTNAME = m\xfcnchen.example")
+    settings = {"spamd.listen": '["127.0.0.1:1783"]'}
+    assert 0 == spamguard("exim", "--config-dir", exim_directory, "--write", **settings).returncode
+    if not (exim_directory / "conf.d/main/000_spamguard").exists():  # in one file
+        assert b"m\xfcnchen.example\nspamd_address = 127.0.0.1 1783\n" in own.read_bytes()
+
+
 def test_what_exim_has_already_is_named(exim_directory):
     for name in ("conf.d/main/01_mine", "exim4.conf.localmacros"):
         (exim_directory / name).write_text("spamd_address = 127.0.0.1 783\n")

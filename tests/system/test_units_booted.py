@@ -1,5 +1,6 @@
 """The units as they ship, under a real systemd: sandbox, reload, watchdog, failure, sockets."""
 
+import json
 import shlex
 import signal
 import socket
@@ -106,6 +107,20 @@ def test_a_reload_takes_effect_and_a_wrong_configuration_changes_nothing(machine
     wait_for(lambda: machine.show(UNIT, "SubState") == "running", what="the end of the reload")
     assert process == machine.show(UNIT, "MainPID")
     assert negotiate(machine.port)
+
+
+def test_the_doctor_says_when_the_service_is_not_there_after_a_reboot(machine):
+    def said():
+        answer = machine.run("/opt/spamguard/bin/spamguard", "doctor", "--json")
+        findings = json.loads(answer.stdout)["findings"]
+        return [(f["severity"], f["found"]) for f in findings if f["check"] == "service"]
+
+    assert [("warning", "does not start at boot")] == said()
+    machine.systemctl("enable", UNIT)
+    assert [("ok", "starts at boot")] == said()
+    machine.systemctl("disable", UNIT)
+    machine.systemctl("enable", "spamguard.socket")
+    assert [("ok", "starts at boot")] == said()
 
 
 def test_at_boot_the_mail_server_waits_for_the_filter(machine):

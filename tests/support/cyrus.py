@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.support.clean_debian import in_clean_debian
 from tests.support.daemons import free_port
+from tests.support.exim import documented
 
 _SCRIPT = r"""
 apt-get -qq update >&2
@@ -25,7 +26,7 @@ START {
   recover cmd="/usr/sbin/cyrus ctl_cyrusdb -r"
 }
 SERVICES {
-  lmtp cmd="lmtpd -a" listen="127.0.0.1:PORT"
+  SERVICE
 }
 END
 install -d -o cyrus -g mail /run/cyrus /run/cyrus/proc /run/cyrus/lock
@@ -49,7 +50,9 @@ class Cyrus:
         self._process = None
 
     def start(self):
-        script = _SCRIPT.replace("PORT", str(self.port))
+        service = documented("### LMTP: between the mail server and the mailboxes", 2)
+        script = _SCRIPT.replace("SERVICE\n", service.replace("2003", "PORT"))
+        script = script.replace("PORT", str(self.port))
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 in_clean_debian(script, self._given, self._overlay.name),

@@ -21,14 +21,22 @@ _FILES = {
     "/var/lib/spamguard": "database, held mail, corrections and models",
     "/run/spamguard": "control socket",
 }
+_ENVIRONMENT = {
+    "SPAMGUARD_CONFIG": "the configuration, in place of /etc/spamguard/spamguard.toml",
+    "SPAMGUARD_SECTION__KEY": "one setting: SPAMGUARD_POLICY__SPAM=tag is policy.spam; --set wins",
+}
 _CODES = {
     "0": "done",
+    "64": "wrong usage",
     "65": "data that cannot be used",
     "69": "no daemon answers",
-    "70": "a bug",
+    "70": "a bug, or a training that cannot go on",
+    "71": "an address to listen on is taken",
     "74": "a file or database that cannot be read or written",
     "75": "not now; try again",
-    "78": "wrong configuration",
+    "76": "a wire protocol was broken",
+    "77": "no rights to the state",
+    "78": "wrong configuration, a model that cannot be used, or a database of a newer version",
 }
 
 
@@ -82,7 +90,8 @@ def page() -> Iterator[str]:
     yield ".SH COMMANDS"
     for name, command in commands(cli, "spamguard"):
         yield from described(name, command)
-    for title, entries in (("FILES", _FILES), ("EXIT STATUS", _CODES)):
+    tables = {"FILES": _FILES, "ENVIRONMENT": _ENVIRONMENT, "EXIT STATUS": _CODES}
+    for title, entries in tables.items():
         yield f".SH {title}"
         for name, text in entries.items():
             yield f".TP\n\\fB{escaped(name)}\\fR\n{escaped(text)}"

@@ -346,6 +346,7 @@ class Log(_Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["logfmt", "json"] = "logfmt"
+    addresses: bool = False
 
 
 class Config(_Section):

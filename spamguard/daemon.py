@@ -11,11 +11,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import BaseModel
 from watchdog.events import FileMovedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
@@ -25,7 +26,6 @@ from spamguard.database import check_clock, migrate, store_error
 from spamguard.doors import Doors
 from spamguard.errors import (
     ConfigError,
-    ModelError,
     ScoringError,
     SpamGuardError,
     StoreError,
@@ -44,18 +44,15 @@ from spamguard.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
-# Sections of the configuration that a reload does not apply.
-_NEED_RESTART = (
-    "milter",
-    "smtp",
-    "lmtp",
-    "spamd",
-    "http",
-    "paths",
-    "reports",
-    "feedback",
-    "retrain",
-)
+# What a reload applies; whatever else differs from the start's settings needs a restart.
+_RELOADED = {
+    "policy",
+    "drain_seconds",
+    "model.version",
+    "model.deadline_seconds",
+    "model.unsure_threshold",
+    "model.spam_threshold",
+}
 
 
 class Daemon:
@@ -80,7 +77,7 @@ class Daemon:
         notifier: Notifier | None = None,
         passed: Sequence[tuple[str, socket.socket]] = (),
     ) -> None:
-        self.config = config
+        self.config = self._started_with = config
         self._notifier = notifier or Notifier()
         self._passed = passed
         self._reload_config = reload_config
@@ -121,13 +118,13 @@ class Daemon:
             ConfigError: it cannot be listened on for another reason.
         """
         self._prepare_state()
-        self.pool = self._build_pool(self._wanted_version())
+        self.pool = self._build_pool(self.store.get(self.config.model.version))
         self.filter = self._build_filter()
         loop = asyncio.get_running_loop()
         for name, handler in (
             (signal.SIGTERM, self.stop),
             (signal.SIGINT, self.stop),
-            (signal.SIGHUP, self._on_hangup),
+            (signal.SIGHUP, lambda: self._in_background(self.reload())),
         ):
             loop.add_signal_handler(name, handler)
         control = ControlServer({"status": self.status, "reload": self.reload})
@@ -188,9 +185,6 @@ class Daemon:
     def _release_state(self) -> None:
         if self._lock_file is not None:
             self._lock_file.close()
-
-    def _wanted_version(self) -> ModelVersion:
-        return self.store.get(self.config.model.version)
 
     def _build_pool(self, version: ModelVersion) -> ScorerPool:
         return ScorerPool(
@@ -267,12 +261,12 @@ class Daemon:
                 self._notifier.alive()
             await asyncio.sleep(seconds / 4)
 
-    def _on_hangup(self) -> None:
-        task = asyncio.get_running_loop().create_task(self.reload())
+    def _in_background(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         task.add_done_callback(_log_failure)
 
     async def reload(self) -> dict[str, Any]:
-        """Read configuration and model again; whatever does not work leaves the old in place.
+        """Read configuration and model again; if one does not work the old of both serve on.
 
         Policy, thresholds, deadline and model change at once; listeners, paths and the number
         of scorers need a restart.
@@ -281,24 +275,26 @@ class Daemon:
             ConfigError: the new configuration is wrong.
             ModelError: the new model does not work.
         """
+        return await self._take_over(self._reload_config)
+
+    async def _follow_current(self) -> None:
+        """Switch to the version that `models/current` names now.
+
+        The file of the settings is not read: half an edit must not keep a rollback from taking
+        effect, nor a promotion at night apply what nobody has reloaded.
+        """
+        await self._take_over(lambda: self.config)
+
+    async def _take_over(self, read: Callable[[], Config]) -> dict[str, Any]:
         async with self._reloading:
             self._notifier.reloading()
             try:
-                config = await asyncio.to_thread(self._reload_config)
-                restart = [
-                    name
-                    for name in _NEED_RESTART
-                    if getattr(config, name) != getattr(self.config, name)
-                ]
+                config = await asyncio.to_thread(read)
+                await self._switch(self.store.get(config.model.version))
                 self.config = config
                 self.filter.policy = config.policy.as_policy()
                 self.filter.thresholds = config.model.thresholds
                 self.filter.deadline_seconds = config.model.deadline_seconds
-                version = self._wanted_version()
-                if version.name != self.pool.version.name or version.path != self.pool.version.path:
-                    before = self.pool.version.name
-                    await self.pool.switch(version)
-                    self.upkeep.switched(version.name, before)
             except SpamGuardError as error:
                 self.metrics.count("reload_failures")
                 log.error("reload failed, old settings serve on", extra={"error": str(error)})  # noqa: TRY400
@@ -306,7 +302,15 @@ class Daemon:
             finally:
                 self._notifier.ready(f"model {self.pool.version.name}")
         log.info("reloaded", extra={"model": self.pool.version.name})
-        return {"model": self.pool.version.name, "needs_restart": restart}
+        if waiting := list(_differing(self._started_with, config)):
+            log.warning("needs a restart to take effect", extra={"settings": ",".join(waiting)})
+        return {"model": self.pool.version.name, "needs_restart": waiting}
+
+    async def _switch(self, version: ModelVersion) -> None:
+        before = self.pool.version
+        if (version.name, version.path) != (before.name, before.path):
+            await self.pool.switch(version)
+            self.upkeep.switched(version.name, before.name)
 
     def _watch_models(self, observer: Any, loop: asyncio.AbstractEventLoop) -> None:
         """Switch when `models/current` is replaced: by a rename, so the directory is watched."""
@@ -318,7 +322,7 @@ class Daemon:
                     loop.call_soon_threadsafe(on_replaced)
 
         def on_replaced() -> None:
-            self._on_hangup()
+            self._in_background(self._follow_current())
 
         observer.schedule(OnReplaced(), str(self.store.directory))
         observer.start()
@@ -342,7 +346,19 @@ class Daemon:
         }
 
 
-def _log_failure(task: "asyncio.Task[dict[str, Any]]") -> None:
+def _differing(old: BaseModel, new: BaseModel, section: str = "") -> Iterator[str]:
+    """Yield the keys of settings that differ and that a reload does not apply."""
+    for name in type(old).model_fields:
+        before, after, key = getattr(old, name), getattr(new, name), f"{section}{name}"
+        if before == after or key in _RELOADED:
+            continue
+        if isinstance(before, BaseModel):
+            yield from _differing(before, after, f"{key}.")
+        else:
+            yield key
+
+
+def _log_failure(task: "asyncio.Task[object]") -> None:
     """Take the error of a reload that nobody waits for; it has been logged and counted."""
     with suppress(asyncio.CancelledError, SpamGuardError):
         task.result()
@@ -371,4 +387,4 @@ def serve(
     asyncio.run(run())
 
 
-__all__ = ["Daemon", "ModelError", "serve"]
+__all__ = ["Daemon", "serve"]

@@ -6,10 +6,9 @@ belongs to its thread, and opening one costs less than a millisecond.
 
 import os
 import secrets
-import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -264,9 +263,12 @@ def examine(path: Path) -> list[str]:
 
 def _back_up(database: Database, target: Path) -> None:
     part = target.with_suffix(".part")
-    copy = sqlite3.connect(part)
     try:
-        database.conn.backup(copy)
-    finally:
-        copy.close()
-    shutil.move(part, target)
+        with closing(sqlite3.connect(part)) as copy:
+            database.conn.backup(copy)
+        with part.open("rb") as stream:
+            os.fsync(stream.fileno())
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)  # a full disk has no room for half a copy
+        raise

@@ -1,7 +1,8 @@
 """Logs an administrator can grep and a machine can parse, and the counters behind `status`.
 
 One line an event: ``key=value`` pairs (logfmt) on a terminal and in the journal, JSON on
-request. Nothing here ever gets a message body or a password; the log context carries ids.
+request. Nothing here ever gets a message body or a password; the log context carries ids, and of
+addresses only the domain is written unless the administrator wants more.
 """
 
 import bisect
@@ -11,10 +12,13 @@ import itertools
 import json
 import logging
 import math
+import os
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 _CONTEXT: contextvars.ContextVar[dict[str, object] | None] = contextvars.ContextVar(
     "spamguard_log_context", default=None
@@ -22,6 +26,14 @@ _CONTEXT: contextvars.ContextVar[dict[str, object] | None] = contextvars.Context
 
 # Attributes that every LogRecord has; whatever else is on it came in by `extra=`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+# The local part of an address, wherever it stands in a text. It begins where a word begins, so
+# that a long word without "@" is read once.
+_LOCAL_PART = re.compile(r"(?<![^\s<>()\[\],;])[^\s<>()\[\],;]+@")
+_NO_ADDRESS = frozenset({"message_id"})  # looks like one, and is what mail is looked for by
+
+# syslog(3)'s numbers, by which `journalctl --priority` chooses (sd-daemon(3)).
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
 
 
 @contextmanager
@@ -34,30 +46,53 @@ def log_context(**fields: object) -> Iterator[None]:
         _CONTEXT.reset(token)
 
 
-def _fields(record: logging.LogRecord) -> dict[str, object]:
-    extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
-    fields = {**(_CONTEXT.get() or {}), **extra}
-    if record.exc_info and record.exc_info[0] is not None:
-        fields["error"] = f"{record.exc_info[0].__name__}: {record.exc_info[1]}"
-    return fields
+def without_local_parts(text: str) -> str:
+    """Return a text with ``*`` in place of what stands before the @ of addresses."""
+    return _LOCAL_PART.sub("*@", text) if "@" in text else text
 
 
-class LogfmtFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """What both formats share: the fields, and which part of an address is shown.
+
+    Args:
+        addresses: whether addresses are written in full.
+    """
+
+    def __init__(self, *, addresses: bool = False) -> None:
+        super().__init__()
+        self._shown = str if addresses else without_local_parts
+
+    def _fields(self, record: logging.LogRecord) -> dict[str, object]:
+        extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        fields = {**(_CONTEXT.get() or {}), **extra}
+        if record.exc_info and record.exc_info[0] is not None:
+            fields["error"] = f"{record.exc_info[0].__name__}: {record.exc_info[1]}"
+        return {
+            key: self._shown(value) if isinstance(value, str) and key not in _NO_ADDRESS else value
+            for key, value in fields.items()
+        }
+
+    def _traceback(self, record: logging.LogRecord) -> str:
+        if not record.exc_info or record.levelno < logging.ERROR:
+            return ""
+        return self._shown(self.formatException(record.exc_info))
+
+
+class LogfmtFormatter(_Formatter):
     """``level event key=value …``; values with blanks or controls are JSON strings."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record as one line; line feeds inside values cannot forge a second one."""
-        pairs = [f"{key}={_logfmt(value)}" for key, value in _fields(record).items()]
-        message = _one_line(record.getMessage())
+        pairs = [f"{key}={_logfmt(value)}" for key, value in self._fields(record).items()]
+        message = _one_line(self._shown(record.getMessage()))
         line = " ".join([record.levelname.lower(), record.name, message, *pairs])
-        if record.exc_info and record.levelno >= logging.ERROR:
+        if traceback := self._traceback(record):
             # Indented, since an exception's text can carry lines out of a hostile message.
-            traceback = self.formatException(record.exc_info).split("\n")
-            line += "".join(f"\n    {_one_line(text)}" for text in traceback)
+            line += "".join(f"\n    {_one_line(text)}" for text in traceback.split("\n"))
         return line
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(_Formatter):
     """One JSON object a line: time (ISO 8601, UTC), level, logger, event, then the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -67,11 +102,11 @@ class JsonFormatter(logging.Formatter):
             "time": f"{stamp}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.getMessage(),
-            **_fields(record),
+            "event": self._shown(record.getMessage()),
+            **self._fields(record),
         }
-        if record.exc_info and record.levelno >= logging.ERROR:
-            event["traceback"] = self.formatException(record.exc_info)
+        if traceback := self._traceback(record):
+            event["traceback"] = traceback
         return json_line(event)
 
 
@@ -86,21 +121,43 @@ def _one_line(text: str) -> str:
 
 
 def _logfmt(value: object) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else str("" if value is None else value)
     plain = text.isprintable() and text and not any(c in text for c in ' "=')
     # Controls of every kind are escaped: some terminals obey those above 0x7f as well.
     return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())
 
 
-def set_up_logging(level: str = "info", log_format: str = "logfmt") -> None:
+def journal_prefix(level: int) -> str:
+    """Return what tells the journal how bad a line on standard error is; "" elsewhere."""
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return ""  # closed, or no file
+    is_journal = os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+    return f"<{_PRIORITIES.get(level, 3)}>" if is_journal else ""
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Standard error, with priorities where it is the journal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = journal_prefix(record.levelno)
+        return "\n".join(prefix + line for line in super().format(record).split("\n"))
+
+
+def set_up_logging(
+    level: str = "info", log_format: str = "logfmt", *, addresses: bool = False
+) -> None:
     """Send the log of ours and of our libraries to standard error.
 
     Args:
         level: debug, info, warning or error.
         log_format: logfmt or json.
+        addresses: whether addresses of senders, recipients and users are written in full.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else LogfmtFormatter())
+    handler = _StandardError(sys.stderr)
+    formatter = JsonFormatter if log_format == "json" else LogfmtFormatter
+    handler.setFormatter(formatter(addresses=addresses))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

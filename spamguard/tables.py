@@ -140,8 +140,10 @@ def status_table(answer: Mapping[str, Any]) -> RenderableType:
     drift, retraining = answer["drift"], answer["retraining"]
     indices = ", ".join(f"{name} {value:.2f}" for name, value in drift.get("psi", {}).items())
     table.add_row("drift", f"{drift['state']} {indices}".strip())
-    running = "under way" if retraining["running"] else f"next {retraining['next'] or 'by hand'}"
-    table.add_row("retraining", running)
+    following, last = _retraining(retraining)
+    table.add_row("retraining", following)
+    if last:
+        table.add_row("last retraining", _text(last))
     if answer["watched"]:
         table.add_row("watched since its promotion", answer["watched"])
     for name, value in answer["counters"].items():
@@ -177,9 +179,17 @@ def live_table(before: Mapping[str, Any], now: Mapping[str, Any]) -> RenderableT
     drift, retraining = now["drift"], now["retraining"]
     table.add_row("model", now["model"], f"up {_duration(now['uptime_seconds'])}")
     table.add_row("drift", drift["state"], f"{drift.get('messages', 0)} messages")
-    running = "under way" if retraining["running"] else f"next {retraining['next'] or 'by hand'}"
-    table.add_row("retraining", running, str(retraining.get("last") or ""))
+    table.add_row("retraining", *map(_text, _retraining(retraining)))
     return table
+
+
+def _retraining(status: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what comes next, and what came of the last one."""
+    following = "under way" if status["running"] else f"next {status['next'] or 'by hand'}"
+    last = f"{status['last']}: {status['result']}" if "last" in status else ""
+    if code := status.get("last_exit_code"):
+        last = f"the last one failed, exit code {code}; see the log"
+    return following, last
 
 
 def _duration(seconds: float) -> str:

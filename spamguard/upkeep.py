@@ -153,6 +153,7 @@ class Upkeep:
             "retraining": {
                 "running": self._child is not None,
                 "next": following[0].isoformat(timespec="minutes") if following else None,
+                **self._store.last_retraining(),
                 **self._last_retraining,
             },
         }
@@ -228,7 +229,6 @@ class Upkeep:
             self._metrics.count("retrainings_skipped")
             log.info("retraining put off", extra={"load_per_core": round(load, 2)})
             return
-        started = self._clock()
         try:
             self._child = await asyncio.create_subprocess_exec(
                 *self._retrain_command, stdin=asyncio.subprocess.DEVNULL
@@ -240,10 +240,7 @@ class Upkeep:
         finally:
             self._child = None
         self._metrics.count("retrainings", "ok" if code == 0 else "failed")
-        self._last_retraining = {
-            "last": time.strftime("%Y-%m-%dT%H:%M", time.localtime(started)),
-            "last_exit_code": code,
-        }
+        self._last_retraining = {"last_exit_code": code}
 
     async def watch_promotion(self) -> None:
         """Roll a version back that does worse on live mail than the one before."""

@@ -6,6 +6,7 @@ code of their class (sysexits.h).
 """
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ from spamguard.cli import (
 )
 from spamguard.cli.common import Context
 from spamguard.errors import SpamGuardError
+from spamguard.observe import journal_prefix
 
 
 def _overrides(
@@ -114,8 +116,9 @@ def main() -> None:
         error.show()
         sys.exit(64 if isinstance(error, click.UsageError) else error.exit_code)
     except SpamGuardError as error:
+        prefix = journal_prefix(logging.ERROR)
         for line in str(error).splitlines():
-            click.echo(f"spamguard: {line}", err=True)
+            click.echo(f"{prefix}spamguard: {line}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

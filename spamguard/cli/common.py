@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spamguard.config import Config, load_config
-from spamguard.errors import SpamGuardError, StoreError
+from spamguard.errors import SpamGuardError, StoreAccessError, StoreError
 
 if TYPE_CHECKING:
     from spamguard.model.store import ModelStore
@@ -50,17 +50,24 @@ class Context:
 
 
 def ask_daemon(context: Context, command: str) -> dict[str, Any]:
-    """Send one command to the running daemon; end with 69 when none answers."""
+    """Send one command to the running daemon; end with 69 when none answers.
+
+    What it refuses ends as it would have ended here: a mistake in the configuration with 78.
+    """
     from spamguard.frontends.control import ask
 
     path = context.read().paths.control_socket
     try:
         answer = ask(path, command)
+    except PermissionError as error:
+        raise StoreAccessError(f"{path}: run it as root, or as the daemon's user") from error
     except (OSError, ValueError) as error:
         click.echo(f"spamguard: no daemon answers on {path}: {error}", err=True)
         sys.exit(EX_UNAVAILABLE)
     if "error" in answer:
-        raise StoreError(answer["error"])
+        for line in str(answer["error"]).splitlines():
+            click.echo(f"spamguard: {line}", err=True)
+        sys.exit(answer.get("exit_code", StoreError.exit_code))
     return answer
 
 

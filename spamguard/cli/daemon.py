@@ -19,7 +19,7 @@ def serve(context: Context) -> None:
     from spamguard.observe import set_up_logging
 
     config = context.read()
-    set_up_logging(config.log.level, config.log.format)
+    set_up_logging(config.log.level, config.log.format, addresses=config.log.addresses)
     daemon.serve(config, context.read, context.command("retrain", "--scheduled"))
 
 

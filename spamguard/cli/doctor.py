@@ -37,13 +37,20 @@ _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold re
     metavar="HOST:PORT",
     help="Where --send hands them in.",
 )
+@click.option(
+    "--mailbox",
+    type=click.Path(path_type=Path),
+    help="The Maildir or mbox of that address: look there for our header field too.",
+)
 @click.pass_obj
 def doctor(
     context: Context,
-    as_json: bool,  # noqa: FBT001 - a flag
+    *,
+    as_json: bool,
     postfix_config: Path | None,
     address: str | None,
     server: str,
+    mailbox: Path | None,
 ) -> None:
     """Look at configuration, files, daemon and mail server; say what is wrong and what to do.
 
@@ -59,6 +66,8 @@ def doctor(
     host, _, port = server.rpartition(":")
     if not host or not port.isdigit():
         raise click.BadParameter(f"{server!r}: expected HOST:PORT", param_hint="--smtp")
+    if mailbox and not address:
+        raise click.UsageError("--mailbox looks for what --send has sent")
     try:
         config = context.read()
     except ConfigError as error:
@@ -69,7 +78,8 @@ def doctor(
         found += examine(config, settings, clock=time.time, postfix_directory=postfix_config)
         if address:
             where = (host.strip("[]"), int(port))
-            found += send_and_look(address, server=where, database=config.paths.database)
+            database = config.paths.database
+            found += send_and_look(address, server=where, database=database, mailbox=mailbox)
     severity = findings.worst(found)
     if as_json:
         answer = {"severity": severity, "findings": [finding.as_json() for finding in found]}

@@ -19,7 +19,7 @@ def filter_opensmtpd(context: Context) -> None:
     from spamguard.opensmtpd import Bridge
 
     config = context.read()
-    set_up_logging(config.log.level, config.log.format)
+    set_up_logging(config.log.level, config.log.format, addresses=config.log.addresses)
     bridge = Bridge(
         Client.of(config), sys.stdout.buffer, max_message_bytes=config.max_message_bytes
     )

@@ -40,7 +40,7 @@ def retrain(
     from spamguard.training.retrain import Retraining, newer_corrections, training_lock
 
     settings = context.read()
-    set_up_logging(settings.log.level, settings.log.format)
+    set_up_logging(settings.log.level, settings.log.format, addresses=settings.log.addresses)
     log = logging.getLogger("spamguard.retrain")
     store, corrections = context.models(), open_corrections(context)
     _be_modest(settings.retrain.memory_megabytes)
@@ -83,6 +83,7 @@ def retrain(
                 "nothing was changed"
             ) from error
     log.info("retrained", extra=result.as_fields())
+    store.note_retraining(result.in_words(), at=time.time())
     if as_json:
         click.echo(json.dumps(result.as_json(), indent=2))
     elif not scheduled:

@@ -2,8 +2,9 @@
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,9 +12,12 @@ from spamguard.cli.common import Context
 from spamguard.wiring.lines import Way
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from spamguard.wiring.changes import FileChange
+
+
+_Command = Callable[..., Any]
 
 
 @click.group()
@@ -21,8 +25,19 @@ def setup() -> None:
     """Print the lines that a mail server needs; where it is safe, write them and take them back."""
 
 
-_WRITE = click.option("--write", is_flag=True, help="Show the difference, back up, write.")
-_UNDO = click.option("--undo", is_flag=True, help="Restore exactly what was before --write.")
+def _changes(file: str, default: str | None = None) -> Callable[[_Command], _Command]:
+    """Add the options of a command that can write: where, and the two flags."""
+    where = click.option(
+        "--config-dir",
+        "directory",
+        type=click.Path(path_type=Path),
+        default=default,
+        show_default=True if default else "the default instance's",
+        help=f"Where {file} is.",
+    )
+    write = click.option("--write", is_flag=True, help="Show the difference, back up, write.")
+    undo = click.option("--undo", is_flag=True, help="Restore exactly what was before --write.")
+    return lambda command: where(write(undo(command)))
 
 
 @setup.command()
@@ -34,21 +49,15 @@ _UNDO = click.option("--undo", is_flag=True, help="Restore exactly what was befo
     show_default=True,
     help="How Postfix hands mail over.",
 )
-@click.option(
-    "--config-dir",
-    "directory",
-    type=click.Path(path_type=Path),
-    help="Where main.cf is [default: the default instance's].",
-)
-@_WRITE
-@_UNDO
+@_changes("main.cf")
 @click.pass_obj
 def postfix(
     context: Context,
+    *,
     way: str,
     directory: Path | None,
-    write: bool,  # noqa: FBT001 - a flag
-    undo: bool,  # noqa: FBT001 - a flag
+    write: bool,
+    undo: bool,
 ) -> None:
     """Wire Postfix: as a milter, a content filter or a before-queue filter."""
     from spamguard.wiring.postfix import PostfixConfig
@@ -66,14 +75,7 @@ def postfix(
 
 
 @setup.command()
-@click.option(
-    "--config-dir",
-    "directory",
-    type=click.Path(path_type=Path),
-    default="/etc/dovecot",
-    show_default=True,
-    help="Where dovecot.conf is.",
-)
+@_changes("dovecot.conf", "/etc/dovecot")
 @click.option(
     "--program-dir",
     type=click.Path(path_type=Path),
@@ -81,18 +83,18 @@ def postfix(
     show_default=True,
     help="Where the program goes that takes a report.",
 )
-@_WRITE
-@_UNDO
 @click.pass_obj
 def dovecot(
     context: Context,
+    *,
     directory: Path,
     program_dir: Path,
-    write: bool,  # noqa: FBT001 - a flag
-    undo: bool,  # noqa: FBT001 - a flag
+    write: bool,
+    undo: bool,
 ) -> None:
     """Have moves into and out of Junk reported."""
     from spamguard.wiring import dovecot as wiring
+    from spamguard.wiring.changes import plan
 
     scripts = " ".join(str(directory / "sieve" / name) for name in wiring.SCRIPTS)
     after = f"sievec {scripts.replace(' ', ' && sievec ')} && doveadm reload"
@@ -111,28 +113,41 @@ def dovecot(
         if not user:
             snippet = directory / "conf.d" / wiring.SNIPPET
             click.echo(f'mail_uid is not set: fit "user = vmail" in {snippet}', err=True)
-        _put_in(wiring.plan(wanted), directory, after)
+        _put_in(plan(wanted, programs=[wiring.PROGRAM]), directory, after)
         return
     click.echo(f"# Dovecot {version}, {directory}; then: {after}")
-    for path, data in wanted.items():
-        click.echo(f"\n# {path}\n{data.decode()}", nl=False)
+    _print(wanted)
 
 
 @setup.command()
+@_changes("update-exim4.conf.conf", "/etc/exim4")
 @click.pass_obj
-def exim(context: Context) -> None:
-    """Print Exim's lines; Debian has several places for them, so the hand must be yours."""
+def exim(
+    context: Context,
+    *,
+    directory: Path,
+    write: bool,
+    undo: bool,
+) -> None:
+    """Have Exim ask by its spam condition; --write for the files of Debian's exim4-config."""
     from spamguard.errors import MailServerError
-    from spamguard.wiring import lines, programs
+    from spamguard.wiring import edits, lines, programs
 
-    wanted = lines.exim(context.read())
+    after = edits.next_step("exim", directory)
+    if undo:
+        _take_back(directory, after)
+        return
+    config = context.read()
     program = next((name for name in ("exim4", "exim") if programs.find(name)), None)
     if program and "Content_Scanning" not in programs.run(program, "-bV"):
         raise MailServerError(
             f"{program}: built without content scanning: install exim4-daemon-heavy"
         )
+    if write:
+        _put_in(edits.exim(config, directory), directory, after)
+        return
     click.echo("# main section, then the ACL of acl_smtp_data")
-    click.echo(wanted, nl=False)
+    click.echo(lines.exim(config), nl=False)
 
 
 @setup.command()
@@ -144,28 +159,87 @@ def exim(context: Context) -> None:
     show_default=True,
     help="Ask while the client waits, or judge between two listeners.",
 )
+@_changes("smtpd.conf", "/etc")
 @click.pass_obj
-def opensmtpd(context: Context, way: str) -> None:
-    """Print the lines for smtpd.conf, to be fitted to your listeners, domains and actions."""
-    from spamguard.wiring import lines
+def opensmtpd(
+    context: Context,
+    *,
+    way: str,
+    directory: Path,
+    write: bool,
+    undo: bool,
+) -> None:
+    """Have OpenSMTPD filter; --write for the filter alone, the relay must be fitted by hand."""
+    from spamguard.wiring import edits, lines
 
-    if way == "filter":
+    after = edits.next_step("opensmtpd", directory)
+    program = shutil.which(sys.argv[0]) or "/opt/spamguard/bin/spamguard"
+    if undo:
+        _take_back(directory, after)
+    elif way == "relay":
+        if write:
+            raise click.UsageError("--write is for --as filter: a relay has your own domains")
+        click.echo("# smtpd.conf: your domains and your action in place of example.org and local")
+        click.echo(lines.opensmtpd_relay(context.read()), nl=False)
+    elif write:
+        _put_in(edits.opensmtpd(context.read(), program, directory), directory, after)
+    else:
         click.echo("# smtpd.conf: your listeners in place of 0.0.0.0")
-        program = shutil.which(sys.argv[0]) or "/opt/spamguard/bin/spamguard"
         click.echo(lines.opensmtpd_filter(context.read(), program), nl=False)
-        return
-    click.echo("# smtpd.conf: your domains and your action in place of example.org and local")
-    click.echo(lines.opensmtpd_relay(context.read()), nl=False)
 
 
 @setup.command()
+@_changes("sendmail.mc", "/etc/mail")
 @click.pass_obj
-def sendmail(context: Context) -> None:
-    """Print the line for sendmail.mc."""
-    from spamguard.wiring import lines
+def sendmail(
+    context: Context,
+    *,
+    directory: Path,
+    write: bool,
+    undo: bool,
+) -> None:
+    """Have Sendmail ask by the milter protocol."""
+    from spamguard.wiring import edits, lines
 
-    click.echo("dnl sendmail.mc, before MAILER(); then make in /etc/mail and restart")
-    click.echo(lines.sendmail(context.read()), nl=False)
+    after = edits.next_step("sendmail", directory)
+    if undo:
+        _take_back(directory, after)
+    elif write:
+        _put_in(edits.sendmail(context.read(), directory), directory, after)
+    else:
+        click.echo(f"dnl sendmail.mc, before MAILER(); then {after}")
+        click.echo(lines.sendmail(context.read()), nl=False)
+
+
+@setup.command()
+@_changes("the administrator's units", "/etc/systemd/system")
+@click.pass_obj
+def systemd(
+    context: Context,
+    *,
+    directory: Path,
+    write: bool,
+    undo: bool,
+) -> None:
+    """Have systemd start the daemon: service, sockets, timer. A Debian package brings them."""
+    from spamguard.wiring import systemd as wiring
+    from spamguard.wiring.changes import plan
+
+    if undo:
+        _take_back(directory, "systemctl daemon-reload")
+        return
+    context.read()  # a service that could not start helps nobody
+    wanted = wiring.files(Path(shutil.which(sys.argv[0]) or sys.argv[0]).absolute(), directory)
+    if write:
+        _put_in(plan(wanted), directory, wiring.next_step())
+    else:
+        click.echo(f"# then: {wiring.next_step()}")
+        _print(wanted)
+
+
+def _print(files: "Mapping[Path, bytes]") -> None:
+    for path, data in files.items():
+        click.echo(f"\n# {path}\n{data.decode()}", nl=False)
 
 
 def _put_in(changes: "Sequence[FileChange]", directory: Path, after: str) -> None:

@@ -37,6 +37,7 @@ def examine(
     yield from machine.model(config)
     found, status = service.daemon(config)
     yield from found
+    yield from service.at_boot()
     yield from service.doors(config, status)
     try:
         yield from PostfixDoctor(config, PostfixConfig(postfix_directory)).examine()

@@ -1,4 +1,8 @@
-"""Two messages through the mail server, an ordinary one and GTUBE; their verdicts looked for."""
+"""Two messages through the mail server, an ordinary one and GTUBE; what became of them looked for.
+
+Their verdicts are on record where SpamGuard was asked; that its header fields reach the reader
+shows in the mailbox alone.
+"""
 
 import secrets
 import smtplib
@@ -13,11 +17,13 @@ from pathlib import Path
 
 from spamguard.doctor.findings import Finding, error, ok, warning
 from spamguard.gtube import GTUBE
-from spamguard.verdict import Label
+from spamguard.verdict import ID_HEADER, Label
 
 WAIT_SECONDS = 30.0  # the log is written each second; a content filter works after the queue
 SMTP_SECONDS = 60.0  # a milter may take its deadline before the reply comes
 _POLL_SECONDS = 0.5
+_NEWEST = 100  # of the files of a Maildir
+_WINDOW_BYTES = 1024 * 1024  # of a mailbox in one file, from its end: what came in meanwhile
 _TEXTS = {
     "ordinary": "This is an ordinary message.\n\nspamguard doctor sent it to see that mail passes.",
     "GTUBE": f"spamguard doctor sent this to see that spam is found.\n\n{GTUBE}",
@@ -29,15 +35,17 @@ def send_and_look(
     *,
     server: tuple[str, int],
     database: Path,
+    mailbox: Path | None = None,
     clock: Callable[[], float] = time.time,
     wait_seconds: float = WAIT_SECONDS,
 ) -> Iterator[Finding]:
-    """Send both messages and look for their verdicts.
+    """Send both messages and look for their verdicts, and for the ordinary one where it arrives.
 
     Args:
         address: sender and recipient; undeliverable mail comes back to it.
         server: host and port of the mail server.
         database: where our verdicts are.
+        mailbox: the Maildir or mbox of the address, or None.
         clock: seconds since the epoch, for the Date field.
         wait_seconds: how long a verdict may take to be on record.
     """
@@ -54,6 +62,8 @@ def send_and_look(
     labels = _wait(database, sent, wait_seconds)
     for name in sent:
         yield _judged(name, labels.get(name))
+    if mailbox and "ordinary" in sent:
+        yield _arrived(mailbox, sent["ordinary"], wait_seconds)
 
 
 def _send(message: EmailMessage, address: str, server: tuple[str, int]) -> str:
@@ -112,3 +122,34 @@ def _judged(name: str, label: str | None) -> Finding:
     return warning(
         "test mail", f"{name}: judged {label}, not {expected}", "see the reason in the log"
     )
+
+
+def _arrived(mailbox: Path, message_id: str, wait_seconds: float) -> Finding:
+    """Look for the ordinary message in a mailbox, and in it for our header field."""
+    deadline = time.monotonic() + wait_seconds
+    try:
+        while (header := _header_in(mailbox, message_id.encode())) is None:
+            if time.monotonic() > deadline:
+                text = f"the ordinary message is not in {mailbox}"
+                return error("test mail", text, "is it the right mailbox? see the server's queue")
+            time.sleep(_POLL_SECONDS)
+    except OSError as problem:
+        text = f"{problem.filename}: {problem.strerror or problem}"
+        return error("test mail", text, "--mailbox is a Maildir or a file that you may read")
+    if f"\n{ID_HEADER}:".lower().encode() in b"\n" + header.lower():
+        return ok("test mail", f"it arrived in {mailbox} with {ID_HEADER}")
+    text = f"it arrived in {mailbox} without {ID_HEADER}"
+    return error("test mail", text, "something behind SpamGuard removes its fields: header_checks?")
+
+
+def _header_in(mailbox: Path, message_id: bytes) -> bytes | None:
+    """Return the header of a message in a mbox file or Maildir; None while it is not there."""
+    files = [mailbox] if mailbox.is_file() else [*mailbox.glob("new/*"), *mailbox.glob("cur/*")]
+    files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in files[:_NEWEST]:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _WINDOW_BYTES))
+            before, found, after = file.read().replace(b"\r\n", b"\n").partition(message_id)
+        if found:
+            return before.rpartition(b"\nFrom ")[2] + found + after.partition(b"\n\n")[0]
+    return None

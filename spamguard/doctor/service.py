@@ -9,16 +9,18 @@ from typing import Any
 import spamguard
 from spamguard.config import Config
 from spamguard.doctor.findings import Finding, error, note, ok, warning
-from spamguard.errors import ModelError
+from spamguard.errors import MailServerError, ModelError
 from spamguard.frontends.control import ask
 from spamguard.model.store import ModelStore
 from spamguard.wire import milter
 from spamguard.wire.milter_packets import VERSION, ActionFlags, Negotiate, StepFlags
 from spamguard.wiring.lines import host_and_port, socket_path
+from spamguard.wiring.programs import run
 
 ANSWER_SECONDS = 5.0  # to a greeting, which costs the daemon nothing
 _ANSWER_BYTES = 4096
 UNSCORED_SHARE = 0.01  # of all messages; below, a crash or a burst explains it
+_SYSTEMD = Path("/run/systemd/system")  # as sd_booted(3) looks
 _START = "systemctl start spamguard, and see its log"
 
 # What each door is asked, and what its answer must contain. By SMTP and LMTP we speak first.
@@ -49,6 +51,24 @@ def daemon(config: Config) -> tuple[list[Finding], Mapping[str, Any]]:
         text = f"runs version {status.get('version')}, installed is {spamguard.__version__}"
         found.append(warning("daemon", text, "systemctl restart spamguard"))
     return [*found, *_model(config, status), *_counters(config, status)], status
+
+
+def at_boot() -> Iterator[Finding]:
+    """Look whether systemd, where it runs, starts the daemon after a reboot."""
+    if not _SYSTEMD.is_dir():
+        return
+    units = ("spamguard.service", "spamguard.socket")
+    try:
+        said = run("systemctl", "show", "--value", "--property=UnitFileState", *units).split()
+    except MailServerError as problem:
+        yield note("service", f"systemd was not asked: {problem}")
+        return
+    if "enabled" in said:
+        yield ok("service", "starts at boot")
+    elif "disabled" in said:
+        yield warning("service", "does not start at boot", "systemctl enable spamguard")
+    else:
+        yield note("service", "systemd has no unit of it", "spamguard setup systemd --write")
 
 
 def _model(config: Config, status: Mapping[str, Any]) -> Iterator[Finding]:

@@ -69,7 +69,7 @@ class ControlServer:
         try:
             return await command()
         except SpamGuardError as error:
-            return {"error": str(error)}
+            return {"error": str(error), "exit_code": error.exit_code}
 
 
 def ask(path: Path, command: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,32 @@ class ModelStore:
             except ValueError:
                 continue  # the last line of a run that was killed while writing it
         return steps
+
+    def note_retraining(self, result: str, *, at: float) -> None:
+        """Keep what came of a retraining, whoever started it, for `spamguard status`.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="minutes")
+        part = self._retraining_file.with_suffix(".part")
+        try:
+            part.write_text(json.dumps({"last": stamp, "result": result}), "utf-8")
+            part.replace(self._retraining_file)
+        except OSError as error:
+            raise StoreError(f"{self._retraining_file}: {error.strerror or error}") from error
+
+    def last_retraining(self) -> dict[str, str]:
+        """Return when the last one ended and what came of it; nothing when none is known."""
+        try:
+            noted = json.loads(self._retraining_file.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return {key: str(value) for key, value in noted.items()}
+
+    @property
+    def _retraining_file(self) -> Path:
+        return self.directory / "last-retraining.json"
 
     def roll_back(self, *, by: str, reason: str) -> str:
         """Go back to the version before the current one; return its name.

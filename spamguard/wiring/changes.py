@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,28 @@ class FileChange:
     before: bytes | None
     after: bytes | None
     mode: int = 0o644
+
+
+def plan(wanted: Mapping[Path, bytes], *, programs: Collection[str] = ()) -> list[FileChange]:
+    """Return what changes on disk; nothing when all is there.
+
+    Args:
+        wanted: every file with its content.
+        programs: the names of those that are run.
+
+    Raises:
+        MailServerError: a file cannot be read.
+    """
+    changes = []
+    for path, data in wanted.items():
+        try:
+            before = _read(path)
+        except OSError as error:
+            raise MailServerError(f"{path}: {error.strerror or error}") from error
+        mode = 0o755 if path.name in programs else 0o644
+        if before != data:
+            changes.append(FileChange(path=path.resolve(), before=before, after=data, mode=mode))
+    return changes
 
 
 def diff(changes: Sequence[FileChange]) -> str:

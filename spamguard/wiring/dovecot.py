@@ -10,7 +10,6 @@ from pathlib import Path
 
 from spamguard.config import Config
 from spamguard.errors import ConfigError, MailServerError
-from spamguard.wiring.changes import FileChange
 from spamguard.wiring.programs import run
 
 FILES = Path(__file__).with_name("dovecot_files")
@@ -64,24 +63,6 @@ def _fitted(name: str, replace: dict[str, str]) -> bytes:
     for old, new in replace.items():
         text = text.replace(old, new)
     return text.encode()
-
-
-def plan(wanted: dict[Path, bytes]) -> list[FileChange]:
-    """Return what changes on disk; nothing when all is there.
-
-    Raises:
-        MailServerError: a file cannot be read.
-    """
-    changes = []
-    for path, data in wanted.items():
-        try:
-            before = path.read_bytes() if path.exists() else None
-        except OSError as error:
-            raise MailServerError(f"{path}: {error.strerror or error}") from error
-        mode = 0o755 if path.name == PROGRAM else 0o644
-        if before != data:
-            changes.append(FileChange(path=path, before=before, after=data, mode=mode))
-    return changes
 
 
 def check_version() -> str:

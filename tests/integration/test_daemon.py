@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +10,8 @@ import time
 import pytest
 
 from spamguard.model.store import ModelStore
-from tests.support.daemons import Daemon, wait_for
+from tests.support.daemons import Daemon, free_port, wait_for
+from tests.support.http_client import ask
 from tests.support.mail import HAM, SPAM, message
 from tests.support.toy_model import write_toy_model
 
@@ -90,26 +92,83 @@ def test_a_corrupt_promotion_leaves_the_old_model_serving(daemon):
     assert "SHA-256" in daemon.log.read_text()
 
 
-def test_reload_applies_policy_and_names_what_needs_a_restart(tmp_path):
-    model = write_toy_model(tmp_path / "toy")
-    settings = tmp_path / "spamguard.toml"
-    settings.write_text('[policy]\nspam = "tag"\n')
-    daemon = Daemon(tmp_path, **{"model.version": str(model)})
+@pytest.fixture
+def with_file(tmp_path):
+    """A daemon with a configuration file, which reads that again."""
+    write_toy_model(tmp_path / "state" / "models" / "toy-1")
+    (tmp_path / "state" / "models" / "current").write_text("toy-1\n")
+    daemon = Daemon(tmp_path, **{"http.listen": [f"127.0.0.1:{free_port()}"]})
+    daemon.file = tmp_path / "spamguard.toml"
+    daemon.file.write_text('[policy]\nspam = "tag"\n')
     command = daemon.command("serve")
-    command[command.index(os.devnull)] = str(settings)
-    daemon.command = lambda *arguments: [
-        *command[: command.index("serve")],
-        *arguments,
-    ]
+    command[command.index(os.devnull)] = str(daemon.file)
+    daemon.command = lambda *arguments: [*command[: command.index("serve")], *arguments]
     with daemon:
-        settings.write_text('[policy]\nspam = "reject"\n[milter]\nsocket_mode = "0600"\n')
-        answer = daemon.run("reload")
+        yield daemon
+
+
+def disposition_of_spam(daemon):
+    port = int(daemon.settings["http.listen"][0].rpartition(":")[2])
+    answer = ask(port, "POST", "/v1/check?from=a@b.example&ip=192.0.2.7", message(SPAM))
+    return json.loads(answer.body)["disposition"]
+
+
+def test_reload_applies_policy_and_names_what_needs_a_restart(with_file):
+    settings = '[policy]\nspam = "reject"\n[milter]\nsocket_mode = "0600"\n'
+    with_file.file.write_text(f"max_message_bytes = 1000000\n{settings}")
+    for _ in range(2):  # it is still so the second time
+        answer = with_file.run("reload")
         assert answer.returncode == 0, answer.stderr
-        assert b"needs a restart to take effect: milter" in answer.stdout
-        settings.write_text('[policy]\nspam = "explode"\n')
-        answer = daemon.run("reload")
-        assert answer.returncode == EX_CONFIG or b"policy.spam" in answer.stderr
-        assert daemon.process.poll() is None
+        wanted = b"needs a restart to take effect: milter.socket_mode, max_message_bytes\n"
+        assert answer.stdout.endswith(wanted)
+    assert "settings=milter.socket_mode,max_message_bytes" in with_file.log.read_text()
+    assert "reject" == disposition_of_spam(with_file)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ('[policy]\nspam = "explode"', b"policy.spam = 'explode'"),
+        ('[policy]\nspam = "reject"\n[model]\nversion = "/nowhere"', b"/nowhere"),
+    ],
+    ids=["settings", "model"],
+)
+def test_a_reload_that_does_not_work_changes_nothing(with_file, settings, said):
+    with_file.file.write_text(settings)
+    answer = with_file.run("reload")
+    assert EX_CONFIG == answer.returncode
+    assert said in answer.stderr
+    with_file.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: said.decode() in with_file.log.read_text(), what="a failed reload")
+    assert "tag" == disposition_of_spam(with_file)
+    assert with_file.status()["counters"]["reload_failures"]
+
+
+def test_half_an_edit_keeps_no_promotion_from_taking_effect(with_file):
+    with_file.file.write_text('[policy]\nspam = "quara')
+    models = with_file.state / "models"
+    write_toy_model(models / "toy-2", name="toy-2")
+    ModelStore(models).promote("toy-2")
+    wait_for(lambda: with_file.status()["model"] == "toy-2", what="toy-2 serving")
+
+
+def test_a_promotion_applies_no_settings_that_were_not_reloaded(with_file):
+    with_file.file.write_text('[policy]\nspam = "reject"\n')
+    models = with_file.state / "models"
+    write_toy_model(models / "toy-2", name="toy-2")
+    ModelStore(models).promote("toy-2")
+    wait_for(lambda: with_file.status()["model"] == "toy-2", what="toy-2 serving")
+    assert "tag" == disposition_of_spam(with_file)
+
+
+def test_status_by_somebody_else_says_who_may_ask(daemon):
+    daemon.control.chmod(0)
+    no_privilege = ("setpriv", "--inh-caps=-all", "--bounding-set=-dac_override", "--")
+    answer = subprocess.run(
+        [*no_privilege, *daemon.command("status")], capture_output=True, timeout=60, check=False
+    )
+    assert 77 == answer.returncode
+    assert b"run it as root, or as the daemon's user" in answer.stderr
 
 
 @pytest.mark.parametrize(
@@ -274,3 +333,10 @@ def test_starting_takes_no_longer_than_a_few_seconds(tmp_path):
     started = time.monotonic()
     with Daemon(tmp_path, **{"model.version": str(write_toy_model(tmp_path / "toy"))}):
         assert time.monotonic() - started < 20
+
+
+def test_what_came_of_a_retraining_stands_in_the_status(daemon):
+    answer = daemon.run("retrain")
+    assert 0 == answer.returncode, answer.stderr
+    assert "nothing to learn yet" in daemon.status()["retraining"]["result"]
+    assert b"nothing to learn yet" in daemon.run("status").stdout

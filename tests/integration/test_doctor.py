@@ -16,7 +16,7 @@ from spamguard.cli import cli
 from spamguard.config import Config
 from spamguard.database import migrate
 from spamguard.doctor import exim as exim_doctor
-from spamguard.doctor import findings, machine, service
+from spamguard.doctor import findings, machine, probe, service
 from spamguard.doctor.findings import Severity, worst
 from spamguard.doctor.mail_server import PostfixDoctor
 from spamguard.doctor.probe import send_and_look
@@ -514,8 +514,30 @@ def test_a_mail_server_that_is_not_there_is_named(config):
     assert ["Connection refused" in f.found for f in found] == [True, True]
 
 
+@pytest.mark.parametrize("kind", ["mbox", "maildir"])
+def test_the_header_is_that_of_the_message_alone(tmp_path, kind):
+    ours = b"X-SpamGuard-ID: 1\r\nMessage-ID: <one@spamguard.invalid>\r\n\r\nX: <two@a>\r\n"
+    other = b"Message-ID: <two@spamguard.invalid>\n\nX-SpamGuard-ID: in a body\n"
+    mailbox = tmp_path / kind
+    if kind == "mbox":
+        mailbox.write_bytes(b"From a Mon\n" + ours + b"\nFrom b Tue\n" + other)
+    else:
+        for folder, raw in (("new", ours), ("cur", other), ("tmp", b"")):
+            (mailbox / folder).mkdir(parents=True)
+            (mailbox / folder / "1").write_bytes(raw)
+    for name, expected in (("one", "ok"), ("two", "error"), ("three", "error")):
+        found = probe._arrived(mailbox, f"<{name}@spamguard.invalid>", 0)
+        assert expected == found.severity, found
+    assert "is not in" in found.found
+
+
+def test_a_mailbox_that_never_comes_is_named(tmp_path):
+    found = probe._arrived(tmp_path / "none", "<a@b>", 0)
+    assert "error" == found.severity
+    assert f"is not in {tmp_path}/none" in found.found
+
+
 def test_the_shipped_model_calls_the_ordinary_message_ham():
-    from spamguard.doctor import probe
     from spamguard.model.classifier import Classifier
     from spamguard.model.scorer import MessageScorer
     from spamguard.model.store import ModelVersion

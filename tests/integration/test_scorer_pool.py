@@ -96,8 +96,7 @@ async def test_a_scorer_ends_with_the_daemon(start):
     (scorer,) = pool._scorers
     scorer._pipe(0).close()
     await _until(lambda: process not in pool.process_ids)
-    with pytest.raises(ProcessLookupError):
-        os.kill(process, 0)
+    await _until(lambda: not os.path.exists(f"/proc/{process}"))  # a busy machine takes its time
 
 
 async def test_a_hang_times_out_and_the_scorer_is_replaced_at_the_hard_limit(start):

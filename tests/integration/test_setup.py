@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from spamguard.cli import cli
-from spamguard.errors import SpamGuardError
+from spamguard.errors import ConfigError, SpamGuardError
+from spamguard.wiring import systemd
 from spamguard.wiring.changes import BACKUP_SUFFIX, RECORD
 from tests.support.debian import need_user, unpacked
 from tests.support.programs import require_program
@@ -335,3 +337,202 @@ def test_sendmails_m4_takes_its_line(tmp_path):
     shown = "Xspamguard, S=inet:11332@127.0.0.1, F=, T=C:10s;S:10s;R:30s;E:5m\n"
     assert shown in made.stdout
     assert "O InputMailFilters=spamguard\n" in made.stdout
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """The program, where pip would have put it."""
+    program = tmp_path / "opt" / "bin" / "spamguard"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.argv", [str(program)])
+    return program
+
+
+def test_systemds_units_name_this_program_and_undo_leaves_nothing(installed, tmp_path):
+    directory = tmp_path / "system"
+    directory.mkdir()
+    done = spamguard("systemd", "--config-dir", directory, "--write")
+    assert 0 == done.returncode, done.stderr
+    assert "systemctl enable --now spamguard" in done.stderr
+    shipped = {path.name for path in systemd.UNITS.iterdir()}
+    assert shipped | {RECORD} == {path.name for path in directory.iterdir()}
+    service = (directory / "spamguard.service").read_text()
+    assert f"\nExecStart={installed} serve\n" in service
+    assert f"\nExecReload={installed} reload\n" in service
+    verify = [require_program("systemd-analyze"), "verify", "--man=no"]
+    read = subprocess.run(
+        [*verify, directory / "spamguard.service"], capture_output=True, text=True, timeout=60
+    )
+    assert "not executable" not in read.stderr
+    assert 0 == spamguard("systemd", "--config-dir", directory, "--undo").returncode
+    assert [] == list(directory.iterdir())
+
+
+@pytest.mark.parametrize("home", ["/root/.local/bin/spamguard", "/home/ann/venv/bin/spamguard"])
+def test_a_program_that_the_sandbox_would_hide_is_refused(home):
+    with pytest.raises(ConfigError, match="ProtectHome hides it"):
+        systemd.files(Path(home))
+
+
+@pytest.fixture(params=["false", "true"], ids=["one file", "split"])
+def exim_directory(request):
+    """Debian's own configuration of Exim, and the program that puts it together."""
+    package = unpacked("exim4-config")
+    # Under /tmp itself: Exim reads as a user of its own, which must be able to search every parent.
+    tmp_path = Path(tempfile.mkdtemp(prefix="sg-", dir="/tmp"))
+    tmp_path.chmod(0o755)
+    shutil.copytree(package.path("etc/exim4"), tmp_path / "exim4")
+    (tmp_path / "exim4" / "update-exim4.conf.conf").write_text(
+        "dc_eximconfig_configtype='internet'\ndc_other_hostnames='test.example'\n"
+        "dc_local_interfaces='127.0.0.1'\ndc_localdelivery='mail_spool'\n"
+        f"dc_use_split_config='{request.param}'\n"
+    )
+    program = Path(package.path("usr/sbin/update-exim4.conf")).read_text()
+    # It looks for this one file where it is installed, whatever directory it is given.
+    local = "exim4/exim4.conf.localmacros"
+    program = program.replace(f'-e "/etc/{local}"', f'-e "{tmp_path}/{local}"')
+    (tmp_path / "update-exim4.conf").write_text(program)
+    yield tmp_path / "exim4"
+    shutil.rmtree(tmp_path)
+
+
+def test_exim_reads_what_was_written_and_undo_leaves_nothing(exim_directory):
+    exim = unpacked("exim4-daemon-heavy")
+    need_user("Debian-exim")
+    where = ("exim", "--config-dir", exim_directory)
+    settings = {"spamd.listen": '["unix:/run/spamguard/spamd.sock"]'}
+    before = contents(exim_directory)
+    done = spamguard(*where, "--write", **settings)
+    assert 0 == done.returncode, done.stderr
+    assert "+spamd_address = /run/spamguard/spamd.sock" in done.stdout
+    assert "update-exim4.conf && systemctl restart exim4" in done.stderr
+    assert "nothing to change" in spamguard(*where, "--write", **settings).stdout
+    made = exim_directory.parent / "made.conf"
+    script = exim_directory.parent / "update-exim4.conf"
+    subprocess.run(["sh", script, "-d", exim_directory, "-o", made], check=True, timeout=60)
+    read = subprocess.run(
+        [exim.path("usr/sbin/exim4"), "-C", made, "-bP", "config"],
+        capture_output=True, text=True, timeout=30, env=exim.environment,
+    )  # fmt: skip
+    assert 0 == read.returncode, read.stderr
+    assert "spamd_address = /run/spamguard/spamd.sock\n" in read.stdout
+    acl = read.stdout.partition("acl_check_data:")[2].partition("acl_check_")[0]
+    assert "spam = nobody:true/defer_ok" in " ".join(acl.split())
+    assert 0 == spamguard(*where, "--undo").returncode
+    assert before == contents(exim_directory)
+
+
+def test_a_last_line_without_its_end_stays_a_line_of_its_own(exim_directory):
+    own = exim_directory / "exim4.conf.localmacros"
+    own.write_bytes(b"MAIN_HARDCODE_PRIMARY_HOSTNAME = m\xfcnchen.example")
+    settings = {"spamd.listen": '["127.0.0.1:1783"]'}
+    assert 0 == spamguard("exim", "--config-dir", exim_directory, "--write", **settings).returncode
+    if not (exim_directory / "conf.d/main/000_spamguard").exists():  # in one file
+        assert b"m\xfcnchen.example\nspamd_address = 127.0.0.1 1783\n" in own.read_bytes()
+
+
+def test_what_exim_has_already_is_named(exim_directory):
+    for name in ("conf.d/main/01_mine", "exim4.conf.localmacros"):
+        (exim_directory / name).write_text("spamd_address = 127.0.0.1 783\n")
+    settings = {"spamd.listen": '["127.0.0.1:1783"]'}
+    done = spamguard("exim", "--config-dir", exim_directory, "--write", **settings)
+    assert 78 == done.returncode
+    assert "spamd_address = 127.0.0.1 783: put the lines there by hand" in done.stderr
+
+
+def test_an_exim_that_debian_did_not_configure_is_left_alone(exim_directory):
+    (exim_directory / "exim4.conf").write_text("")
+    settings = {"spamd.listen": '["127.0.0.1:1783"]'}
+    done = spamguard("exim", "--config-dir", exim_directory, "--write", **settings)
+    assert (69, True) == (done.returncode, "put the lines there by hand" in done.stderr)
+
+
+LISTENERS = """\
+# listen on 192.0.2.9
+listen on socket
+listen on 127.0.0.1 port 2525  # inside
+listen on ::1 port 2525 \\
+    tag "world"
+"""
+
+
+@pytest.fixture
+def smtpd_directory(tmp_path):
+    """Debian's own configuration of OpenSMTPD, and more listeners."""
+    own = Path(unpacked("opensmtpd").path("etc/smtpd.conf")).read_text()
+    own = own.replace("table aliases file:/etc/aliases", "table aliases {a = b}")
+    (tmp_path / "smtpd.conf").write_text(own.replace("listen on localhost", LISTENERS))
+    return tmp_path
+
+
+def test_opensmtpd_reads_what_was_written_and_undo_restores_every_byte(smtpd_directory, tmp_path):
+    package = unpacked("opensmtpd")
+    for name in ("opensmtpd", "opensmtpq"):
+        need_user(name)
+    path, before = smtpd_directory / "smtpd.conf", contents(smtpd_directory)
+    where = ("opensmtpd", "--config-dir", smtpd_directory)
+    settings = {"http.listen": '["unix:/run/spamguard/http.sock"]'}
+    done = spamguard(*where, "--write", **settings)
+    assert 0 == done.returncode, done.stderr
+    assert "nothing to change" in spamguard(*where, "--write", **settings).stdout
+    text = path.read_text()
+    assert '# listen on 192.0.2.9\nlisten on socket\nfilter "spamguard" proc-exec' in text
+    assert 'listen on 127.0.0.1 port 2525 filter "spamguard"  # inside\n' in text
+    assert '    tag "world" filter "spamguard"\n' in text
+    assert 2 == text.count(' filter "spamguard"')
+    copy = tmp_path / "copy"
+    copy.write_text(text.replace("user spamguard group spamguard", "user opensmtpd"))
+    read = subprocess.run(
+        [package.path("usr/sbin/smtpd"), "-n", "-f", copy],
+        capture_output=True, timeout=30, env=package.environment,
+    )  # fmt: skip
+    assert (0, b"configuration OK\n") == (read.returncode, read.stderr)
+    copy.unlink()
+    assert 0 == spamguard(*where, "--undo").returncode
+    assert before == contents(smtpd_directory)
+
+
+@pytest.mark.parametrize(
+    ("listener", "code", "said"),
+    [
+        ('listen on 127.0.0.1 filter "rspamd"', 78, "chain the two by hand"),
+        ("listen on socket", 69, "expected a line that begins with listen on"),
+    ],
+)
+def test_what_opensmtpd_has_already_is_named(tmp_path, listener, code, said):
+    (tmp_path / "smtpd.conf").write_text(f"{listener}\n")
+    settings = {"http.listen": '["127.0.0.1:11335"]'}
+    done = spamguard("opensmtpd", "--config-dir", tmp_path, "--write", **settings)
+    assert (code, True) == (done.returncode, said in done.stderr)
+    assert f"{listener}\n" == (tmp_path / "smtpd.conf").read_text()
+
+
+@pytest.mark.parametrize("source", ["debian/sendmail.mc", "cf/generic-linux.mc"])
+def test_sendmails_own_configurations_take_what_was_written(tmp_path, source):
+    package, m4 = unpacked("sendmail-cf"), unpacked("m4")
+    root = package.path("usr/share/sendmail/cf")
+    path = Path(shutil.copy(f"{root}/{source}", tmp_path / "sendmail.mc"))
+    before = contents(tmp_path)
+    done = spamguard("sendmail", "--config-dir", tmp_path, "--write")
+    assert 0 == done.returncode, done.stderr
+    assert f"make -C {tmp_path} && systemctl restart sendmail" in done.stderr
+    assert "nothing to change" in spamguard("sendmail", "--config-dir", tmp_path, "--write").stdout
+    last = path.read_text().partition("INPUT_MAIL_FILTER(`spamguard', ")[2].splitlines()[1]
+    assert last.startswith(("MAILER_DEFINITIONS", "MAILER("))
+    if source.startswith("cf/"):  # Debian's needs an installed Sendmail
+        made = subprocess.run(
+            [m4.path("usr/bin/m4"), f"-D_CF_DIR_={root}/", f"{root}/m4/cf.m4", path],
+            capture_output=True, text=True, timeout=30, env=m4.environment,
+        )  # fmt: skip
+        assert 0 == made.returncode, made.stderr
+        assert "Xspamguard, S=inet:11332@127.0.0.1, F=" in made.stdout
+    assert 0 == spamguard("sendmail", "--config-dir", tmp_path, "--undo").returncode
+    assert before == contents(tmp_path)
+
+
+def test_a_sendmail_without_mailers_is_named(tmp_path):
+    (tmp_path / "sendmail.mc").write_text("dnl MAILER(`smtp')dnl\n")
+    done = spamguard("sendmail", "--config-dir", tmp_path, "--write")
+    assert (69, True) == (done.returncode, "begins with MAILER(" in done.stderr)

@@ -83,6 +83,14 @@ async def test_a_retraining_child_is_run_once_and_reported(upkeep, monkeypatch):
     assert 0 == upkeep.status()["retraining"]["last_exit_code"]
 
 
+async def test_what_came_of_a_retraining_is_known_after_a_restart(upkeep, tmp_path):
+    assert "last" not in upkeep.status()["retraining"]
+    ModelStore(tmp_path / "models").note_retraining("two is promoted", at=86_400.0)
+    assert {"last": "1970-01-02T00:00+00:00", "result": "two is promoted"}.items() <= (
+        upkeep.status()["retraining"].items()
+    )
+
+
 async def test_a_busy_machine_puts_the_retraining_off(upkeep, monkeypatch):
     monkeypatch.setattr("os.getloadavg", lambda: (1000.0, 0.0, 0.0))
     await upkeep.retrain()

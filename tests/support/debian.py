@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from tests.support.programs import cannot_run
 
 CACHE = Path("/var/tmp/spamguard-tests")  # searchable for the users that servers run as
 _LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib", "usr/lib/rspamd")
@@ -36,14 +36,11 @@ class Unpacked:
 
 
 def unpacked(package: str) -> Unpacked:
-    """Return the files of a Debian package, or skip the test (fail it where CI is set)."""
+    """Return the files of a Debian package; see `cannot_run`."""
     try:
         return _unpack(package)
     except (OSError, subprocess.SubprocessError) as error:
-        reason = f"the Debian package {package} cannot be had here: {error}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        cannot_run(f"the Debian package {package} cannot be had here: {error}")
 
 
 def _unpack(package):
@@ -83,5 +80,5 @@ def need_user(name: str) -> None:
         pwd.getpwnam(name)
     except KeyError:
         if os.geteuid() != 0:
-            pytest.skip(f"the user {name} is missing, and only root can make it")
+            cannot_run(f"the user {name} is missing, and only root can make it")
         _run("useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", name)

@@ -13,10 +13,8 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-import pytest
-
 from tests.support.daemons import wait_for
-from tests.support.programs import require_program
+from tests.support.programs import cannot_run, require_program
 
 ROOT = Path(__file__).resolve().parents[2]
 LOG = "/run/spamguard.log"
@@ -109,8 +107,7 @@ class Machine:
     def _is_up(self):
         if self._process.poll() is not None:
             reason = self._process.stderr.read().decode().strip().splitlines()[-1:]
-            # Not a program that could be installed: the right to make namespaces and mounts.
-            pytest.skip(f"no machine can be made here: {reason}")
+            cannot_run(f"no machine can be made here: {reason}")
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
         if not children.strip():
             return False
@@ -145,6 +142,16 @@ class Machine:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
         target.chmod(mode)
+
+    def drop_in(self, unit, text):
+        """Add settings to a unit, as `systemctl edit` does."""
+        self.write(f"/etc/systemd/system/{unit}.d/test.conf", text)
+        self.systemctl("daemon-reload")
+
+    def use_sockets(self, *, milter, smtp):
+        """Have the socket units listen on ports of the test's own."""
+        for unit, port in (("spamguard.socket", milter), ("spamguard-smtp.socket", smtp)):
+            self.drop_in(unit, f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n")
 
     def stop(self):
         """Switch it off: with its first process all others are gone."""

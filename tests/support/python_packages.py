@@ -1,20 +1,18 @@
 """Python packages that cannot be installed beside the rest, since their requirements differ."""
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import pytest
-
 from tests.support.debian import CACHE
+from tests.support.programs import cannot_run
 
 
 def installed_apart(*requirements: str) -> Path:
-    """Return a folder for PYTHONPATH with these and nothing else; skip without them (CI: fail)."""
+    """Return a folder for PYTHONPATH with these and nothing else; see `cannot_run`."""
     name = hashlib.sha256(" ".join(requirements).encode()).hexdigest()[:16]
     folder = CACHE / f"python-{name}"
     if folder.is_dir():
@@ -32,10 +30,7 @@ def installed_apart(*requirements: str) -> Path:
         made.chmod(0o755)
         made.rename(folder)
     except (OSError, subprocess.SubprocessError) as error:
-        reason = f"{' '.join(requirements)} cannot be had here: {error}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        cannot_run(f"{' '.join(requirements)} cannot be had here: {error}")
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return folder

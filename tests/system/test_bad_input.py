@@ -8,10 +8,12 @@ import os
 import shutil
 import smtplib
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from asyncio import to_thread
+from contextlib import closing
 
 import pytest
 from sqlite_utils import Database
@@ -20,7 +22,7 @@ from spamguard.database import migrate, migrations
 from tests.support.daemons import Daemon
 from tests.support.mail import SPAM, message
 from tests.support.next_hop_server import next_hop_server
-from tests.support.programs import require_program
+from tests.support.programs import cannot_run, require_program
 from tests.support.toy_model import write_toy_model
 
 pytestmark = pytest.mark.timeout(120)
@@ -48,7 +50,7 @@ def daemon(tmp_path):
 def on_mount(daemon, how):
     """Return a command that gives what follows a state directory of its own."""
     if os.geteuid() != 0:
-        pytest.skip("mounting takes root")
+        cannot_run("mounting takes root")
     script = how.format(state=daemon.state) + '; exec "$@"'
     return [require_program("unshare"), "--mount", "sh", "-ec", script, "sh"]
 
@@ -149,6 +151,58 @@ def test_a_newer_database(daemon):
     assert os.EX_CONFIG == code
     assert "written by a newer SpamGuard (migration from_the_future)" in line
     assert before == path.read_bytes()
+
+
+def write_older_database(daemon, rows=1):
+    database = Database(daemon.state / "spamguard.db")
+    migrations.apply(database, stop_before="corrections")
+    kept = {
+        "state": "released",
+        "held_at": time.time(),
+        "reverse_path": "x" * 1000,
+        "recipients": "[]",
+    }
+    database.table("held").insert_all({"id": f"{number:021}", **kept} for number in range(rows))
+    database.close()
+
+
+def test_an_older_database_is_copied_then_migrated_and_the_copy_goes_back(daemon):
+    write_older_database(daemon)
+    path = daemon.state / "spamguard.db"
+    daemon.start()
+    copy = daemon.state / "spamguard.db.before-corrections"
+    with closing(sqlite3.connect(copy)) as before:
+        tables = {name for (name,) in before.execute("select name from sqlite_master")}
+        assert (1,) == before.execute("select count(*) from held").fetchone()
+    assert "held" in tables
+    assert "corrections" not in tables
+    assert 0o600 == copy.stat().st_mode & 0o777
+    daemon.stop()
+    copy.replace(path)  # as the page says
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    daemon.start()
+    assert copy.exists()
+
+
+def test_a_disk_without_room_for_the_copy_changes_nothing(daemon):
+    write_older_database(daemon, rows=500)
+    kept = daemon.directory / "kept.db"
+    shutil.copy(daemon.state / "spamguard.db", kept)
+    size = kept.stat().st_size * 3 // 2048  # in KB: half a copy beside it
+    small = (
+        f"mount -t tmpfs -o mode=700,size={size}k tmpfs {{state}}; cp {kept} {{state}}/spamguard.db"
+    )
+    script = f'{small}; "$@"; code=$?; ls {{state}} >{daemon.directory}/left; exit $code'
+    command = [
+        require_program("unshare"), "--mount", "sh", "-c",
+        script.format(state=daemon.state), "sh", *daemon.command("serve"),
+    ]  # fmt: skip
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert os.EX_IOERR == ended.returncode, ended.stderr
+    assert "full" in ended.stderr
+    left = (daemon.directory / "left").read_text().split()
+    assert not [name for name in left if "before" in name or "part" in name]
 
 
 @pytest.mark.parametrize("keep", [0, 20_000], ids=["not a database", "cut"])

@@ -126,6 +126,36 @@ def test_setup_wires_postfix_the_doctor_agrees_and_undo_takes_it_back(site, way,
     assert b"X-SpamGuard-ID" not in site.mailbox.wait(3)[-1][2]
 
 
+def test_our_header_field_is_looked_for_where_mail_arrives(site):
+    home = site.daemon.directory / "mail"
+    home.mkdir()
+    shutil.chown(home, "nobody")
+    site.postfix._run(
+        "postconf", "-e", "relay_domains=", "virtual_mailbox_domains=test.example",
+        "virtual_mailbox_limit=0", f"virtual_mailbox_base={home}",
+        "virtual_mailbox_maps=static:bob/", "virtual_minimum_uid=1",
+        "virtual_uid_maps=static:65534", "virtual_gid_maps=static:65534",
+    )  # fmt: skip
+    site.setup("--write")
+    site.postfix.reload(back=True)
+
+    def look():
+        port = site.postfix.plain_port
+        options = ("--send", "bob@test.example", "--smtp", f"127.0.0.1:{port}")
+        return site.doctor(*options, "--mailbox", home / "bob")
+
+    code, findings = look()
+    assert (0, []) == (code, of(findings, "warning", "error"))
+    assert f"test mail: it arrived in {home}/bob with X-SpamGuard-ID" in of(findings, "ok")
+    (site.postfix.conf / "strip").write_text("/^X-SpamGuard-ID:/ IGNORE\n")
+    site.postfix._run("postconf", "-e", f"milter_header_checks=regexp:{site.postfix.conf}/strip")
+    site.postfix._run("postfix", "reload")
+    code, findings = look()
+    assert 2 == code
+    (found,) = of(findings, "error")
+    assert f"it arrived in {home}/bob without X-SpamGuard-ID" in found
+
+
 def test_a_stopped_postfix_is_noticed(site):
     site.postfix.stop()
     _, findings = site.doctor()

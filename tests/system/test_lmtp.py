@@ -1,4 +1,4 @@
-"""The LMTP door between a real Postfix and a real Dovecot, by the lines of deploy/README.md."""
+"""The LMTP door between Postfix and Dovecot, by the lines of deploy/README.md, and before Cyrus."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cyrus import Cyrus
 from tests.support.daemons import Daemon, free_port, wait_for
 from tests.support.dovecot_lmtp import DovecotLmtp
 from tests.support.exim import documented
@@ -130,6 +131,28 @@ def test_held_mail_is_taken_for_every_recipient_and_released_to_the_mailbox(daem
     assert 0 == released.returncode, released.stderr
     for user in ("bob", "eve"):
         assert 1 == len(with_word(dovecot, user, "heldmail"))
+
+
+@pytest.mark.timeout(400)
+def test_cyrus_gets_its_mail_judged_and_its_own_replies_reach_the_sender(directory, tmp_path):
+    cyrus = Cyrus(tmp_path).start()
+    root = directory / "before-cyrus"
+    root.mkdir()
+    settings = {
+        "model.version": str(write_toy_model(root / "toy")),
+        "lmtp.listen": [f"127.0.0.1:{free_port()}"],
+        "lmtp.next_hop": f"127.0.0.1:{cyrus.port}",
+        "policy.spam": "tag",
+    }
+    with Daemon(root, **settings) as daemon:
+        daemon.lmtp_port = int(settings["lmtp.listen"][0].rpartition(":")[2])
+        users = ("bob", "nobody", "eve")
+        assert ([250, 550, 250], [250, 250]) == deliver(daemon, unique(HAM, "threefold"), *users)
+        assert ([250], [250]) == deliver(daemon, message(SPAM), "bob")
+    mail = cyrus.stop()
+    assert 3 == len(mail)
+    assert 2 == sum(b"threefold" in raw and b"X-Spam-Status: No" in raw for raw in mail)
+    assert 1 == sum(b"X-Spam-Flag: YES" in raw for raw in mail)
 
 
 def test_postfix_keeps_mail_while_the_mail_store_is_away(postfix, daemon, dovecot):

@@ -1,5 +1,6 @@
 """The units as they ship, under a real systemd: sandbox, reload, watchdog, failure, sockets."""
 
+import json
 import shlex
 import signal
 import socket
@@ -30,7 +31,7 @@ def machine():
     made = Machine()
     try:
         made.start()
-        made.port = free_port()
+        made.port, made.smtp_port = free_port(), free_port()
         configure(made)
         yield made
     finally:
@@ -45,16 +46,17 @@ def configure(machine, more=""):
     )
 
 
-def drop_in(machine, unit, text):
-    machine.write(f"/etc/systemd/system/{unit}.d/test.conf", text)
-    machine.systemctl("daemon-reload")
-
-
 def negotiate(port, *, seconds=60):
     """Speak as an MTA does at first; return whether the filter answered."""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
         connection.sendall(encode(POSTFIX_OFFER))
         return connection.recv(100)[4:5] == POSTFIX_OFFER.code
+
+
+def greet(port, *, seconds=60):
+    """Connect as a mail client does; return whether the filter greeted."""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
+        return connection.recv(4) == b"220 "
 
 
 def as_service(machine, *command):
@@ -97,15 +99,45 @@ def test_a_reload_takes_effect_and_a_wrong_configuration_changes_nothing(machine
     machine.systemctl("reload", UNIT)
     wait_for(lambda: "reloaded" in machine.log(), what="a reload")
     configure(machine, '[policy]\nspam = "explode"\n')
-    machine.systemctl("reload", UNIT)
-    wait_for(lambda: "reload failed" in machine.log(), what="a refusal")
+    with pytest.raises(RuntimeError, match="policy.spam = 'explode'"):
+        machine.systemctl("reload", UNIT)
+    configure(machine, 'version = "/nowhere"\n[policy]\nspam = "reject"\n')
+    with pytest.raises(RuntimeError, match="/nowhere/manifest.json"):
+        machine.systemctl("reload", UNIT)
     wait_for(lambda: machine.show(UNIT, "SubState") == "running", what="the end of the reload")
     assert process == machine.show(UNIT, "MainPID")
     assert negotiate(machine.port)
 
 
+def test_the_doctor_says_when_the_service_is_not_there_after_a_reboot(machine):
+    def said():
+        answer = machine.run("/opt/spamguard/bin/spamguard", "doctor", "--json")
+        findings = json.loads(answer.stdout)["findings"]
+        return [(f["severity"], f["found"]) for f in findings if f["check"] == "service"]
+
+    assert [("warning", "does not start at boot")] == said()
+    machine.systemctl("enable", UNIT)
+    assert [("ok", "starts at boot")] == said()
+    machine.systemctl("disable", UNIT)
+    machine.systemctl("enable", "spamguard.socket")
+    assert [("ok", "starts at boot")] == said()
+
+
+def test_at_boot_the_mail_server_waits_for_the_filter(machine):
+    machine.write(
+        "/etc/systemd/system/postfix.service",
+        "[Service]\nType=oneshot\n"
+        f"ExecStart=/bin/sh -c 'systemctl is-active {UNIT} >/run/at-start'\n",
+    )
+    wanted = f"[Unit]\nWants=postfix.service {UNIT}\nAfter=postfix.service {UNIT}\n"
+    machine.write("/etc/systemd/system/both.target", wanted)
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "both.target")
+    assert "active\n" == (machine.root / "run/at-start").read_text()
+
+
 def test_a_daemon_that_judges_no_more_is_started_anew_by_the_watchdog(machine):
-    drop_in(machine, UNIT, "[Service]\nWatchdogSec=2s\n")
+    machine.drop_in(UNIT, "[Service]\nWatchdogSec=2s\n")
     configure(machine, "hard_limit_seconds = 3000\n")
     machine.systemctl("start", UNIT)
     process = machine.show(UNIT, "MainPID")
@@ -125,7 +157,7 @@ def test_a_daemon_that_judges_no_more_is_started_anew_by_the_watchdog(machine):
 
 def test_a_wrong_configuration_is_not_tried_again_and_the_postmaster_hears_of_it(machine):
     machine.write("/usr/sbin/sendmail", '#!/bin/sh\n{ echo "$@"; cat; } >/tmp/mail\n', mode=0o755)
-    drop_in(machine, "spamguard-notify@.service", "[Service]\nPrivateTmp=no\n")
+    machine.drop_in("spamguard-notify@.service", "[Service]\nPrivateTmp=no\n")
     machine.run("groupadd", "--system", "systemd-journal")
     configure(machine, '[policy]\nspam = "explode"\n')
     with pytest.raises(RuntimeError, match="policy.spam = 'explode'"):
@@ -157,22 +189,23 @@ def test_a_killed_daemon_is_started_anew_and_its_scorers_are_gone(machine):
     assert 1 == len(found)
 
 
-def test_restarts_behind_the_socket_unit_refuse_nobody(machine):
-    use_socket_unit(machine)
+def test_restarts_behind_the_socket_units_refuse_nobody(machine, capsys):
+    machine.use_sockets(milter=machine.port, smtp=machine.smtp_port)
     machine.systemctl("start", UNIT)
     for line in lines_of_manual("### Restart without a refusal"):
         machine.systemctl(*line)
     answers, is_over = [], threading.Event()
 
-    def ask():
+    def ask(meet, port):
         while not is_over.is_set():
             try:
-                answers.append(negotiate(machine.port))
+                answers.append(meet(port))
             except OSError as error:
                 answers.append(error)
             time.sleep(0.02)
 
-    threads = [threading.Thread(target=ask) for _ in range(3)]
+    doors = [(negotiate, machine.port), (negotiate, machine.port), (greet, machine.smtp_port)]
+    threads = [threading.Thread(target=ask, args=door) for door in doors]
     for thread in threads:
         thread.start()
     try:
@@ -183,14 +216,15 @@ def test_restarts_behind_the_socket_unit_refuse_nobody(machine):
         is_over.set()
         for thread in threads:
             thread.join()
-    print(f"{len(answers)} connections over 3 restarts, {answers.count(True)} answered")
+    with capsys.disabled():
+        print(f"\n{len(answers)} connections over 3 restarts, {answers.count(True)} answered")
     assert len(answers) > 20
     assert {True} == set(answers)
 
 
 def test_a_wrong_configuration_behind_the_socket_unit_ends_in_refusals_and_can_be_mended(machine):
-    use_socket_unit(machine)
-    drop_in(machine, UNIT, "[Unit]\nStartLimitBurst=3\n")  # instead of half a minute
+    machine.use_sockets(milter=machine.port, smtp=machine.smtp_port)
+    machine.drop_in(UNIT, "[Unit]\nStartLimitBurst=3\n")  # instead of half a minute
     machine.systemctl("start", "spamguard.socket")
     configure(machine, '[policy]\nspam = "explode"\n')
     with socket.create_connection(("127.0.0.1", machine.port)):
@@ -208,12 +242,6 @@ def test_the_retraining_unit_runs_in_its_sandbox_and_its_timer_has_a_next_time(m
     assert "success" == machine.show("spamguard-retrain.service", "Result")
     machine.systemctl("start", "spamguard-retrain.timer")
     assert machine.show("spamguard-retrain.timer", "NextElapseUSecRealtime")
-
-
-def use_socket_unit(machine):
-    """Have the socket unit listen on the test's own port."""
-    text = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{machine.port}\n"
-    drop_in(machine, "spamguard.socket", text)
 
 
 def is_refused(port):

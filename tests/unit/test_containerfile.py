@@ -1,4 +1,4 @@
-"""The container's recipe against the tree; the image itself is built where a registry is."""
+"""The container's recipe against the tree; system/test_container.py builds it."""
 
 import json
 import re

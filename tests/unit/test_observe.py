@@ -3,13 +3,21 @@
 import asyncio
 import json
 import logging
+import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spamguard.observe import JsonFormatter, LogfmtFormatter, Metrics, log_context
+from spamguard.observe import (
+    JsonFormatter,
+    LogfmtFormatter,
+    Metrics,
+    log_context,
+    without_local_parts,
+)
 
 
 def record(text="verdict", **fields):
@@ -52,11 +60,11 @@ def test_the_context_ends_with_its_block():
 @given(st.text())
 def test_no_text_begins_a_second_line_and_a_quoted_one_reads_back(text):
     made = record("verdict", key=text)
-    line = LogfmtFormatter().format(made)
+    line = LogfmtFormatter(addresses=True).format(made)
     assert line.splitlines() == [line]
     written = line.partition(" key=")[2]
     assert text == (json.loads(written) if written.startswith('"') else written)
-    encoded = JsonFormatter().format(made)
+    encoded = JsonFormatter(addresses=True).format(made)
     assert "\n" not in encoded
     assert json.loads(encoded)["key"] == text
 
@@ -119,3 +127,70 @@ def test_percentiles_are_of_what_was_observed():
     snapshot = metrics.snapshot()
     assert snapshot["verdict.ham"] == 3
     assert (snapshot["latency_ms.p50"], snapshot["latency_ms.p99"]) == (51.0, 100.0)
+
+
+@pytest.mark.parametrize("formatter", [LogfmtFormatter, JsonFormatter])
+def test_of_addresses_the_log_has_the_domain_unless_it_shall_have_all(formatter):
+    made = record(
+        "refused ann@a.example",
+        **{"from": "bob@b.example", "to": "c@c.example,d@d.example", "message_id": "<e@f.example>"},
+        error="550 <eve.doe+x@e.example>: no such user",
+    )
+    line = formatter().format(made)
+    for whole in ("ann@", "bob@", "c@c", "d@d", "eve.doe"):
+        assert whole not in line
+    for kept in ("*@a.example", "*@b.example", "*@c.example,*@d.example", "550 <*@e.example>"):
+        assert kept in line
+    assert "<e@f.example>" in line
+    assert "bob@b.example" in formatter(addresses=True).format(made)
+
+
+def test_a_traceback_shows_no_address_either():
+    made = record()
+    made.levelno = logging.ERROR
+    try:
+        raise ValueError("ann@a.example")
+    except ValueError as error:
+        made.exc_info = (ValueError, error, error.__traceback__)
+    assert "ValueError: *@a.example" in LogfmtFormatter().format(made)
+    assert "ann@a.example" not in JsonFormatter().format(made)
+
+
+@pytest.mark.parametrize("text", ["a" * 1_000_000, "@" * 1_000_000, "a " * 500_000 + "@"])
+def test_a_long_text_is_read_once(text):
+    began = time.process_time()
+    without_local_parts(text)
+    assert time.process_time() - began < 1
+
+
+_SERVE = """
+import logging, os, sys
+from spamguard.observe import journal_prefix, set_up_logging
+if sys.argv[1] == "journal":
+    status = os.fstat(2)
+    os.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"
+else:
+    os.environ["JOURNAL_STREAM"] = "1:2"  # of a service that started us with another stderr
+set_up_logging()
+log = logging.getLogger("spamguard.x")
+log.info("one")
+log.warning("two")
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("three")
+"""
+
+
+@pytest.mark.parametrize("where", ["journal", "terminal"])
+def test_the_journal_is_told_how_bad_a_line_is(where):
+    done = subprocess.run(
+        [sys.executable, "-c", _SERVE, where], capture_output=True, text=True, check=True
+    )
+    lines = done.stderr.splitlines()
+    assert len(lines) > 4
+    priorities = [line[:3] for line in lines]
+    if where == "journal":
+        assert ["<6>", "<4>", *["<3>"] * (len(lines) - 2)] == priorities
+    else:
+        assert not any(line.startswith("<") for line in lines)

@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from spamguard.tables import live_table
@@ -37,6 +38,26 @@ def test_the_live_page_shows_rates_between_two_answers_and_shares_since_the_star
     assert any(line.startswith("verdicts: ham 75.0 % █") for line in lines)
     assert "scorer crashes 1 1 now" in lines
     assert "retraining next by hand" in lines
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"last": "2026-11-29T03:31+00:00", "result": "m-2 is promoted"},
+            "03:31+00:00: m-2 is promoted",
+        ),
+        (
+            {"last": "2026-11-28T03:31+00:00", "result": "x", "last_exit_code": 74},
+            "failed, exit code 74",
+        ),
+    ],
+)
+def test_the_page_shows_what_came_of_the_last_retraining(fields, said):
+    now = answer(1.0)
+    now["retraining"].update(fields)
+    (line,) = [line for line in shown(live_table(now, now)) if line.startswith("retraining")]
+    assert said in line
 
 
 def test_the_live_page_of_a_daemon_that_has_seen_nothing_has_no_shares():

@@ -7,6 +7,7 @@ twenty changed nine messages of ten stayed within 10, three of four within 9 (20
 Triples of words move twice as far for the same change.
 """
 
+import functools
 import hashlib
 import itertools
 import re
@@ -18,6 +19,7 @@ import numpy.typing as npt
 MAX_DISTANCE = 9  # bits in which texts of one campaign may differ
 MIN_FEATURES = 30  # of a shorter text single words decide bits: it has no near-duplicates
 MAX_CHARS = 6000
+KNOWN_WORDS = 8192  # of which the digest is remembered: a megabyte
 
 # Words; characters where a script has no blanks between words. Digits are fills.
 _TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]|[^\W\d_]+")
@@ -26,16 +28,22 @@ _TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]|[^\W\d_]+")
 def simhash(text: str) -> int | None:
     """Return the 64-bit simhash of a model input, or None when it is too short to have one."""
     words = _TOKEN.findall(text[:MAX_CHARS].casefold())
-    features = {*words, *(f"{a} {b}" for a, b in itertools.pairwise(words))}
-    if len(features) < MIN_FEATURES:
+    distinct = set(words)
+    pairs = {f"{a} {b}" for a, b in itertools.pairwise(words)}
+    if len(distinct) + len(pairs) < MIN_FEATURES:  # no word has a blank: none is a pair
         return None
-    digests = b"".join(
-        hashlib.blake2b(feature.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        for feature in features
-    )
-    bits = np.unpackbits(np.frombuffer(digests, np.uint8).reshape(-1, 8), axis=1)
-    majority = bits.sum(axis=0) * 2 > len(features)
+    digests = b"".join([*map(_known_digest, distinct), *map(_digest, pairs)])
+    bits = np.unpackbits(np.frombuffer(digests, np.uint8)).reshape(-1, 64)
+    majority = bits.sum(axis=0, dtype=np.uint32) * 2 > len(bits)
     return int.from_bytes(np.packbits(majority).tobytes(), "big")
+
+
+def _digest(feature: str) -> bytes:
+    return hashlib.blake2b(feature.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+# Most words of a message stood in one of the last thousand; of pairs few did.
+_known_digest = functools.lru_cache(maxsize=KNOWN_WORDS)(_digest)
 
 
 def nearest(wanted: int, known: npt.NDArray[np.uint64]) -> int | None:

@@ -71,6 +71,15 @@ _CYRILLIC_OR_GREEK_ONLY = re.compile(r"[\u0370-\u03ff\u0400-\u052f]+")
 _LETTER = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u017f\u0400-\u04ff"
 _SPACED = re.compile(rf"(?<![^\W_])(?:[{_LETTER}](?:[ .\-_*]|  )){{3,}}[{_LETTER}](?![^\W_])")
 _LEET_WORD = re.compile(r"(?<![\w@$./-])[A-Za-z][A-Za-z]*(?:[013457@$!|][A-Za-z]+)+(?![\w@$./-])")
+_BLANK = re.compile(r"\s")
+_LEET_CLASSES = bytes(
+    ord("1") if chr(c) in "013457@$!|" else ord("a" if chr(c).isalpha() and c < 128 else " ")
+    for c in range(256)
+)
+_SPACED_CLASSES = bytes(
+    ord("s") if chr(c) in " .-_*" else ord("a" if chr(c).isalpha() or chr(c) == "?" else "o")
+    for c in range(256)
+)
 _LEET = str.maketrans("013457@$!|", "oieastasil")
 
 
@@ -234,23 +243,39 @@ def _is_mojibake(text: str) -> bool:
 
 
 def _undisguise_ascii(text: str, count: int) -> tuple[str, int]:
-    spaced = 0
+    if _may_be_spaced(text):
+        text, spaced = _SPACED.subn(_joined, text)
+        count += spaced
+    # The pattern may begin at any letter: it is tried on those words alone that may be such.
+    classes = text.encode("ascii", "replace").translate(_LEET_CLASSES)
+    kept, done = [], 0
+    place = classes.find(b"a1a")
+    while place >= 0:
+        start = max(text.rfind(" ", done, place) + 1, text.rfind("\n", done, place) + 1, done)
+        end = blank.start() if (blank := _BLANK.search(text, place)) else len(text)
+        word = text[start:end]
+        plain = _LEET_WORD.sub(_without_digits, word)
+        count += sum(_without_digits(m) != m.group() for m in _LEET_WORD.finditer(word))
+        kept += [text[done:start], plain]
+        done = end
+        place = classes.find(b"a1a", end)
+    return "".join([*kept, text[done:]]) if kept else text, count
 
-    def join(match: re.Match[str]) -> str:
-        nonlocal spaced
-        spaced += 1
-        return re.sub(r"[\W_]", "", match.group())
 
-    def unleet(match: re.Match[str]) -> str:
-        nonlocal count
-        word = match.group()
-        letters = sum(c.isalpha() for c in word)
-        is_one_case = word.islower() or word.isupper() or word.istitle() or word[1:].islower()
-        if letters < 3 or len(word) > 20 or letters * 10 < len(word) * 6 or not is_one_case:
-            return word
-        count += 1
-        return word.translate(_LEET)
+def _may_be_spaced(text: str) -> bool:
+    """Whether letters and separators alternate somewhere; "?" stands for what is not ASCII."""
+    classes = text.encode("ascii", "replace").translate(_SPACED_CLASSES)
+    return b"asasasa" in classes.replace(b"ss", b"s")
 
-    text = _SPACED.sub(join, text)
-    text = _LEET_WORD.sub(unleet, text)
-    return text, count + spaced
+
+def _joined(match: re.Match[str]) -> str:
+    return re.sub(r"[\W_]", "", match.group())
+
+
+def _without_digits(match: re.Match[str]) -> str:
+    word = match.group()
+    letters = sum(c.isalpha() for c in word)
+    is_one_case = word.islower() or word.isupper() or word.istitle() or word[1:].islower()
+    if letters < 3 or len(word) > 20 or letters * 10 < len(word) * 6 or not is_one_case:
+        return word
+    return word.translate(_LEET)

@@ -42,8 +42,13 @@ class Scorer(Protocol):
     def thresholds(self) -> Thresholds:
         """The thresholds that belong to the model now in use."""
 
-    async def score(self, raw: bytes, *, timeout_seconds: float) -> Score:
-        """Score one message; raises ScoringError, never later than the timeout."""
+    async def score(
+        self, raw: bytes, *, timeout_seconds: float, thresholds: Thresholds | None = None
+    ) -> Score:
+        """Score one message; raises ScoringError, never later than the timeout.
+
+        What changes no label by the thresholds may be left out.
+        """
 
 
 class Quarantine(Protocol):
@@ -143,10 +148,13 @@ class Filter:
 
     async def _verdict(self, envelope: Envelope, raw: bytes) -> tuple[Verdict, Score | None]:
         verdict_id = new_id(self._clock())
+        thresholds = self.thresholds or self._scorer.thresholds  # the same before and after
         try:
             async with asyncio.timeout(self.deadline_seconds):
-                score = await self._scorer.score(raw, timeout_seconds=self.deadline_seconds)
-            return self._judge(score, envelope, verdict_id), score
+                score = await self._scorer.score(
+                    raw, timeout_seconds=self.deadline_seconds, thresholds=thresholds
+                )
+            return self._judge(score, envelope, verdict_id, thresholds), score
         except (ScoringError, TimeoutError) as error:
             if isinstance(error, TimeoutError):
                 error = ScoringTimeoutError(f"no score in {self.deadline_seconds:g} s")
@@ -158,9 +166,11 @@ class Filter:
             reason = "internal error"
         return Verdict(id=verdict_id, label=Label.UNSCORED, reason=reason), None
 
-    def _judge(self, score: Score, envelope: Envelope, verdict_id: str) -> Verdict:
+    def _judge(
+        self, score: Score, envelope: Envelope, verdict_id: str, thresholds: Thresholds
+    ) -> Verdict:
         """The model's word, then the users', then the administrator's."""
-        verdict = judge(score, self.thresholds or self._scorer.thresholds, verdict_id)
+        verdict = judge(score, thresholds, verdict_id)
         if self._campaigns and (found := self._campaigns.match(score)):
             verdict = apply_campaign(verdict, found)
         verdict = apply_lists(verdict, score, envelope, self.policy)

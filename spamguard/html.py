@@ -42,6 +42,8 @@ _VOID = frozenset("area base br col embed hr img input link meta source track wb
 _CLOSE_THEMSELVES = frozenset("p li td tr th option dd dt".split())
 _FORMATTING = frozenset("a b big code em font i nobr s small strike strong tt u".split())
 _BLANKS = re.compile(r"[ \t\r\f\v\xa0]+")
+# White space in the sense of \s that is none of these and no line feed.
+_ODD_BLANK = re.compile("[\x1c-\x1f\x85\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 _BLANK_LINES = re.compile(r"(?<!\s)\s*\n\s*")  # once a run of blanks, not once a blank
 
 # scheme, userinfo, then the host; RFC 3986 section 3.2. Backslashes count as slashes, as in
@@ -175,4 +177,26 @@ def _without_comments(source: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    return _BLANK_LINES.sub("\n", _BLANKS.sub(" ", text)).strip()
+    """Make one blank of several, and one line break of those with blanks around them."""
+    if _ODD_BLANK.search(text):
+        return _BLANK_LINES.sub("\n", _BLANKS.sub(" ", text)).strip()
+    return plain_blanks(text, "\t\r\f\v\xa0").strip()
+
+
+def plain_blanks(text: str, blanks: str) -> str:
+    """Make one blank of each run of blanks, and one line feed of each run that has some.
+
+    What regular expressions do blank by blank a search for what is not yet so does at once.
+
+    Args:
+        text: with no white space but these, the blank and the line feed.
+        blanks: other characters that count as a blank.
+    """
+    for blank in blanks:
+        text = text.replace(blank, " ")
+    while "  " in text:
+        text = text.replace("  ", " ")
+    text = text.replace(" \n", "\n").replace("\n ", "\n")
+    while "\n\n" in text:
+        text = text.replace("\n\n", "\n")
+    return text

@@ -10,10 +10,13 @@ fact that somebody hid it.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from spamguard.disguise import SUSPICIOUS_RUNS, undisguise
-from spamguard.html import GAP, registered_domain
+from spamguard.html import GAP, plain_blanks, registered_domain
 from spamguard.message import ParsedMessage, domain_of_address
 
 MAX_TEXT_CHARS = 6000  # what any model of ours may look at; the BERT takes less
@@ -127,21 +130,88 @@ _ADDRESS = re.compile(
     r"(?<![\w.+-])([\w.+-]{1,64}+)@((?:[\w-]{1,63}\.)+[a-z]{2,18})", re.IGNORECASE
 )
 _URL = re.compile(r"(?:https?://|www\.)([^\s/<>\"')\]?#:]{3,253})[^\s<>\"')\]]*", re.IGNORECASE)
+_URL_MARKS = ("://", "w.", "W.")
+_LOCAL_PART = re.compile(r"[\w.+-]*+")
 _LONG_NUMBER = re.compile(r"\d(?:[\d.,/-]*\d){4,}")
 _LONG_RUN = re.compile(r"([^\w\s])\1{3,}")  # rulers: ---- ==== ****
 _LONG_WORD = re.compile(r"\S{60,}")  # base64, keys, tracking tokens
-_BLANKS = re.compile(r"[^\S\n]+")
-_LINES = re.compile(r" ?\n[ \n]*")
+# White space in the sense of \s but for the blank and the line feed.
+_OTHER_BLANKS = (
+    "\t\v\f\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007"
+    "\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
+_ASCII_BLANKS = _OTHER_BLANKS[:8]
 
 
 def _shorten_addresses(text: str) -> str:
     """Replace what costs many tokens and says little: URL paths, local parts, long numbers."""
-    text = _URL.sub(lambda m: f" {registered_domain(m.group(1).lower().strip('.'))[-40:]} ", text)
-    text = _ADDRESS.sub(lambda m: f"@{registered_domain(m.group(2).lower())[-40:]}", text)
-    text = _LONG_NUMBER.sub("####", text)
-    text = _LONG_RUN.sub(r"\1\1\1", text)
-    text = _LONG_WORD.sub("…", text)
-    return _LINES.sub("\n", _BLANKS.sub(" ", text)).strip()
+    text = _without_urls(text)
+    text = _without_local_parts(text)
+    ascii_text = text.encode("ascii", "replace")
+    if has_numbers := b"00000" in ascii_text.translate(_AS_ZEROS, b".,/-"):
+        text = _LONG_NUMBER.sub("####", text)
+    if has_numbers or _may_have_long_run(ascii_text):  # "####" is a run too
+        text = _LONG_RUN.sub(r"\1\1\1", text)
+    if _may_have_long_word(ascii_text):
+        text = _LONG_WORD.sub("…", text)
+    return plain_blanks(text, _ASCII_BLANKS if text.isascii() else _OTHER_BLANKS).strip()
+
+
+# These patterns may begin at any character, and trying them there was most of the time a message
+# took. So each is tried only around what it must have, or where there may be such a thing at all:
+# that is found at once. In "ASCII text" a "?" stands for every other character.
+
+_AS_ZEROS = bytes(ord("0") if chr(c) in "0123456789?" else c for c in range(256))
+_IS_SIGN = np.array([33 <= c < 127 and not (chr(c).isalnum() or c == 95) for c in range(256)])
+_LONG_WORD_CHARS = 60
+
+
+def _may_have_long_run(ascii_text: bytes) -> bool:
+    codes = np.frombuffer(ascii_text, np.uint8)
+    same = codes[1:] == codes[:-1]
+    thrice = np.flatnonzero(same[1:] & same[:-1])
+    return bool(_IS_SIGN[codes[thrice]].any())
+
+
+def _may_have_long_word(ascii_text: bytes) -> bool:
+    blanks = np.flatnonzero(np.frombuffer(ascii_text, np.uint8) <= ord(" "))
+    edges = np.concatenate(([-1], blanks, [len(ascii_text)]))
+    return bool((edges[1:] - edges[:-1]).max() > _LONG_WORD_CHARS)
+
+
+def _without_urls(text: str) -> str:
+    """Leave the registered domain of each URL."""
+    kept, done = [], 0
+    for place in sorted(place for mark in _URL_MARKS for place in _places(text, mark)):
+        # "https", "http" or "ww"
+        for start in (place - 5, place - 4) if text[place] == ":" else (place - 2,):
+            if start >= done and (matched := _URL.match(text, start)):
+                domain = registered_domain(matched.group(1).lower().strip("."))[-40:]
+                kept += [text[done:start], " ", domain, " "]
+                done = matched.end()
+                break
+    return "".join([*kept, text[done:]]) if kept else text
+
+
+def _places(text: str, mark: str) -> Iterator[int]:
+    place = text.find(mark)
+    while place >= 0:
+        yield place
+        place = text.find(mark, place + 1)
+
+
+def _without_local_parts(text: str) -> str:
+    """Leave the registered domain of each mail address, behind its "@"."""
+    kept, done = [], 0
+    place = text.find("@")
+    while place >= 0:
+        before = _LOCAL_PART.match(text[max(done, place - 65) : place][::-1])
+        start = place - before.end() if before else place
+        if matched := _ADDRESS.match(text, start):
+            kept += [text[done:start], "@", registered_domain(matched.group(2).lower())[-40:]]
+            done = matched.end()
+        place = text.find("@", max(done, place + 1))
+    return "".join([*kept, text[done:]]) if kept else text
 
 
 def _head_and_tail(text: str) -> str:

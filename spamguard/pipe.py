@@ -42,8 +42,8 @@ def _judge_here(config: Config, envelope: Envelope, raw: bytes) -> Action:
     from spamguard.model.store import ModelStore
 
     version = ModelStore(config.paths.models).get(config.model.version)
-    score = MessageScorer(Classifier(version)).score(raw)
-    policy = config.policy.as_policy()
     thresholds = config.model.thresholds or version.thresholds
+    score = MessageScorer(Classifier(version)).score(raw, thresholds)
+    policy = config.policy.as_policy()
     verdict = judge(score, thresholds, new_id(envelope.received_at))
     return decide(apply_lists(verdict, score, envelope, policy), envelope, policy)

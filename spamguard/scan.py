@@ -172,7 +172,7 @@ async def _scan_one(pool: ScorerPool, source: Source, thresholds: Thresholds | N
     error: Exception
     try:
         raw = await asyncio.to_thread(source.read)
-        score = await pool.score(raw, timeout_seconds=DEADLINE_SECONDS)
+        score = await pool.score(raw, timeout_seconds=DEADLINE_SECONDS, thresholds=thresholds)
     except (OSError, ScoringError) as caught:
         error = caught
     else:

@@ -44,8 +44,7 @@ class Disposition(enum.StrEnum):
     DEFER = "defer"
 
 
-# Whatever is likelier ham than spam is ham: no unsure threshold of an administrator is lower, so
-# that the classifier may leave out what could not bring a message up to it.
+# Whatever is likelier ham than spam is ham: no unsure threshold of an administrator is lower.
 LOWEST_UNSURE = 0.5
 
 
@@ -62,6 +61,12 @@ class Thresholds:
                 f"thresholds unsure={self.unsure} spam={self.spam}: "
                 "expected 0 <= unsure <= spam <= 1"
             )
+
+    def label(self, spam_probability: float) -> Label:
+        """Return what a message of that probability is called."""
+        if spam_probability >= self.spam:
+            return Label.SPAM
+        return Label.UNSURE if spam_probability >= self.unsure else Label.HAM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,12 +192,14 @@ class Action:
 def judge(score: Score, thresholds: Thresholds, verdict_id: str) -> Verdict:
     """Turn a probability into ham, unsure or spam."""
     probability = score.spam_probability
-    if probability >= thresholds.spam:
-        label, reason = Label.SPAM, f"score at least {thresholds.spam:.4g}"
-    elif probability >= thresholds.unsure:
-        label, reason = Label.UNSURE, f"score at least {thresholds.unsure:.4g}"
-    else:
-        label, reason = Label.HAM, f"score below {thresholds.unsure:.4g}"
+    label = thresholds.label(probability)
+    match label:
+        case Label.SPAM:
+            reason = f"score at least {thresholds.spam:.4g}"
+        case Label.UNSURE:
+            reason = f"score at least {thresholds.unsure:.4g}"
+        case _:
+            reason = f"score below {thresholds.unsure:.4g}"
     if score.decided_by == gtube.REASON:
         label, reason = Label.SPAM, gtube.REASON
     return Verdict(

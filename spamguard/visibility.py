@@ -6,14 +6,17 @@ ways. Both go: what the model reads is what a person sees. This is no CSS engine
 the attributes of old HTML, and plain class or id rules; in doubt text counts as visible.
 """
 
+import functools
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 MAX_NODES = 2000  # styled elements looked at
 MAX_RULES = 20  # of style sheets; a page that hides words needs one
 MAX_SHEET_CHARS = 32 * 1024
+MAX_KNOWN_CHARS = 400  # of a style that is remembered; longer ones are rare
 MAX_ANCESTORS = 12  # looked at for a background
 # Newsletters hide a line of preview; what stuffs a mail with honest words needs more letters.
 MIN_STUFFING_LETTERS = 200
@@ -87,7 +90,7 @@ def drop_hidden(tree: LexborHTMLParser) -> bool:
             continue
         attributes = node.attributes
         style = attributes.get("style") or ""
-        if not (_ANY_HIDING.search(style) or "hidden" in attributes or node.tag in {"font", "bdo"}):
+        if not (_look(style).may_hide or "hidden" in attributes or node.tag in {"font", "bdo"}):
             continue
         if _is_hidden(node, style, backgrounds, has_sheet_backgrounds=has_sheet_backgrounds):
             letters += _letters(node.text())
@@ -113,6 +116,37 @@ def drop_hidden(tree: LexborHTMLParser) -> bool:
     return letters >= MIN_STUFFING_LETTERS
 
 
+class _Look(NamedTuple):
+    """What a style declares.
+
+    Attributes:
+        may_hide: whether it is worth a second look; without it the style hides nothing.
+        hides: whether it hides its element whatever the colours and the size of letters.
+    """
+
+    may_hide: bool
+    hides: bool
+
+
+def _look(style: str) -> _Look:
+    return (_known_look if len(style) <= MAX_KNOWN_CHARS else _first_look)(style)
+
+
+def _first_look(style: str) -> _Look:
+    return _Look(
+        may_hide=_ANY_HIDING.search(style) is not None,
+        hides=bool(
+            _HIDING.search(style)
+            or (_OVERFLOW.search(style) and _NO_ROOM.search(style))
+            or (_POSITIONED.search(style) and _OUTSIDE.search(style))
+        ),
+    )
+
+
+# A page says the same style a hundred times, and the mailings of one service share theirs.
+_known_look = functools.lru_cache(maxsize=1024)(_first_look)
+
+
 def _letters(text: str) -> int:
     return len(_NO_LETTERS.sub("", text[:_MAX_COUNTED_CHARS]))
 
@@ -120,11 +154,7 @@ def _letters(text: str) -> int:
 def _is_hidden(
     node: LexborNode, style: str, backgrounds: "_Backgrounds", *, has_sheet_backgrounds: bool
 ) -> bool:
-    if "hidden" in node.attributes or _HIDING.search(style):
-        return True
-    if _OVERFLOW.search(style) and _NO_ROOM.search(style):
-        return True
-    if _POSITIONED.search(style) and _OUTSIDE.search(style):
+    if "hidden" in node.attributes or _look(style).hides:
         return True
     color = _text_color(node, style)
     return color is not None and _is_unseen(
@@ -255,9 +285,7 @@ def _hiding_selectors(style_sheet: str) -> list[str]:
 
 
 def _hides(block: str) -> bool:
-    is_outside = _POSITIONED.search(block) and _OUTSIDE.search(block)
-    is_closed = _OVERFLOW.search(block) and _NO_ROOM.search(block)
-    return bool(_HIDING.search(block) or _TINY.search(block) or is_outside or is_closed)
+    return _first_look(block).hides or _TINY.search(block) is not None
 
 
 def _top_rules(sheet: str) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spamguard.errors import ModelLoadError
+from spamguard.verdict import Thresholds
 
 # What the BERT says counts no more than this either way. On 14,160 messages it said -7.4 to 7.4:
 # nothing changes but that its say is bounded, see `Calibration.settles`.
@@ -43,9 +44,10 @@ class Calibration:
         logit = self.bert * bert_logit + self.linear * linear_logit + self.bias
         return float(1 / (1 + np.exp(-np.clip(logit, -_MAX_LOGIT, _MAX_LOGIT))))
 
-    def settles(self, linear_logit: float, threshold: float) -> bool:
-        """Return whether a message lies below a threshold whatever the BERT would say."""
-        return self.probability(BERT_LIMIT, linear_logit) < threshold
+    def settles(self, linear_logit: float, thresholds: Thresholds) -> bool:
+        """Return whether a message's label is the same whatever the BERT would say."""
+        least, most = (self.probability(limit, linear_logit) for limit in (-BERT_LIMIT, BERT_LIMIT))
+        return thresholds.label(least) is thresholds.label(most)
 
     def probabilities(
         self, bert_logits: npt.NDArray[np.float64], linear_logits: npt.NDArray[np.float64]

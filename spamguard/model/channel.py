@@ -1,17 +1,21 @@
 """What the daemon and a scorer process say to each other, over the process' standard streams.
 
-Frames: eight bytes of length, big-endian, then so many bytes. To the scorer goes a raw message,
-back comes JSON: whoever might take over a scorer by a message gets no pickle into the daemon.
+To the scorer goes a raw message, with its length and the thresholds by which it will be judged
+before it; back comes JSON behind eight bytes of length: whoever might take over a scorer by a
+message gets no pickle into the daemon. Numbers are big-endian.
 """
 
 import json
+import struct
 from dataclasses import fields
 from typing import Any
 
-from spamguard.verdict import Score
+from spamguard.verdict import Score, Thresholds
 
 HEADER_BYTES = 8
 MAX_ANSWER_BYTES = 1 << 20  # a score is a kilobyte; one that claims more is not ours
+_REQUEST = struct.Struct(">Qdd")  # length of the message, thresholds: unsure, spam
+REQUEST_BYTES = _REQUEST.size
 _NAMES = tuple(field.name for field in fields(Score))
 _TUPLES = ("authentication_results", "projection", "defects")
 
@@ -23,6 +27,17 @@ class ScorerBugError(RuntimeError):
 def frame(body: bytes) -> bytes:
     """Return a body with its length before it."""
     return len(body).to_bytes(HEADER_BYTES, "big") + body
+
+
+def request(raw: bytes, thresholds: Thresholds) -> bytes:
+    """Return a message as it is handed to a scorer."""
+    return _REQUEST.pack(len(raw), thresholds.unsure, thresholds.spam) + raw
+
+
+def decode_request(header: bytes) -> tuple[int, Thresholds]:
+    """Read what stands before a message: its length, and how it will be judged."""
+    length, unsure, spam = _REQUEST.unpack(header)
+    return length, Thresholds(unsure=unsure, spam=spam)
 
 
 def encode_score(score: Score) -> bytes:

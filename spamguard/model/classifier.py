@@ -1,8 +1,9 @@
 """One model version in memory: text in, calibrated spam probability out.
 
-The linear model goes first. Where it is so sure of ham that the BERT, whose say is bounded, could
-not make the message even unsure, the BERT is not asked: the label is the same by construction, and
-three of four honest messages cost a tenth. What was asked a moment ago is remembered.
+The linear model goes first. Where it is so sure, of ham or of spam, that the BERT, whose say is
+bounded, could not change the label, the BERT is not asked and the text is not even made tokens: the
+label is the same by construction, and four of five honest messages cost a tenth. What was asked a
+moment ago is remembered.
 
 The engine is onnxruntime on an int8 graph, one thread: scorers are processes, and two
 processes of one thread judge twice what one of two threads does. Everything about the engine
@@ -29,7 +30,7 @@ from spamguard.model.store import (
     TOKENIZER_FILE,
     ModelVersion,
 )
-from spamguard.verdict import LOWEST_UNSURE
+from spamguard.verdict import Thresholds
 
 # Tokenising is linear in the text, and a token of mail is four characters: cutting at eight a
 # token changes the tokens of one message in 400 and halves the cost.
@@ -95,13 +96,19 @@ class Classifier:
         if self.calibration.linear and self._linear is None:
             raise ModelLoadError(f"{linear}: missing, but the calibration gives it weight")
 
-    def judge(self, text: str) -> Judgement:
-        """Judge a model input as a server does: the BERT only where it matters."""
+    def judge(self, text: str, thresholds: Thresholds | None = None) -> Judgement:
+        """Judge a model input as a server does: the BERT only where it matters.
+
+        Args:
+            text: the model input.
+            thresholds: by which the probability will be judged, since an administrator may have
+                his own; the version's where there are none.
+        """
         linear = self.linear_logit(text)
         if self._session is None:
             return Judgement(spam_probability=self.calibration.probability(0.0, linear))
-        if self.calibration.settles(linear, min(LOWEST_UNSURE, self.version.thresholds.unsure)):
-            agreeing = max(linear, -BERT_LIMIT)
+        if self.calibration.settles(linear, thresholds or self.version.thresholds):
+            agreeing = min(max(linear, -BERT_LIMIT), BERT_LIMIT)
             return Judgement(spam_probability=self.calibration.probability(agreeing, linear))
         ids = self.token_ids(text)
         key = ids.tobytes()

@@ -109,8 +109,15 @@ class ScorerPool:
         self._scorers.add(scorer)
         self._free.put_nowait(scorer)
 
-    async def score(self, raw: bytes, *, timeout_seconds: float) -> Score:
+    async def score(
+        self, raw: bytes, *, timeout_seconds: float, thresholds: Thresholds | None = None
+    ) -> Score:
         """Score one message in the next free scorer.
+
+        Args:
+            raw: the message.
+            timeout_seconds: for waiting and scoring.
+            thresholds: by which it will be judged; None: those of the version that scores it.
 
         Raises:
             OverloadedError: too many were waiting, for too long.
@@ -128,7 +135,7 @@ class ScorerPool:
             scorer = await self._take(deadline)
         finally:
             self._places.release()
-        answer = scorer.submit(raw)
+        answer = scorer.submit(raw, thresholds or scorer.version.thresholds)
         try:
             async with asyncio.timeout_at(deadline):
                 body = await asyncio.shield(answer)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import cast
 
 from spamguard.errors import ModelLoadError, WorkerCrashedError
-from spamguard.model.channel import HEADER_BYTES, MAX_ANSWER_BYTES, frame
+from spamguard.model.channel import HEADER_BYTES, MAX_ANSWER_BYTES, request
 from spamguard.model.store import ModelVersion
+from spamguard.verdict import Thresholds
 
 START_TIMEOUT_SECONDS = 60.0  # loading takes 0.3 s; a busy machine may take seconds
 END_TIMEOUT_SECONDS = 10.0  # from SIGKILL on; the kernel may be busy too
@@ -82,8 +83,12 @@ class ScorerProcess(asyncio.SubprocessProtocol):
         """Whether the process is no more."""
         return self._ended.is_set()
 
-    def submit(self, raw: bytes) -> "asyncio.Future[bytes]":
+    def submit(self, raw: bytes, thresholds: Thresholds) -> "asyncio.Future[bytes]":
         """Hand a message over; return what becomes its answer, for `decode_answer`.
+
+        Args:
+            raw: the message.
+            thresholds: by which its score will be judged.
 
         The answer comes even when nobody waits any more, and WorkerCrashedError in its place
         when the process ends.
@@ -93,7 +98,7 @@ class ScorerProcess(asyncio.SubprocessProtocol):
         if self._is_over:
             self._fail()
         else:
-            self._pipe(_STDIN).write(frame(raw))
+            self._pipe(_STDIN).write(request(raw, thresholds))
         return self._answer
 
     async def kill(self) -> None:

@@ -18,8 +18,9 @@ from spamguard import gtube
 from spamguard.campaign import simhash
 from spamguard.message import parse_message
 from spamguard.model.channel import (
-    HEADER_BYTES,
+    REQUEST_BYTES,
     WARM_UP_MESSAGE,
+    decode_request,
     encode_bug,
     encode_score,
     frame,
@@ -27,7 +28,7 @@ from spamguard.model.channel import (
 from spamguard.model.classifier import Classifier
 from spamguard.model.store import ModelVersion
 from spamguard.model_input import build_model_input
-from spamguard.verdict import Score
+from spamguard.verdict import Score, Thresholds
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
@@ -43,12 +44,12 @@ class MessageScorer:
         self._classifier = classifier
         self._version = classifier.version.name
 
-    def score(self, raw: bytes) -> Score:
-        """Score one raw message."""
+    def score(self, raw: bytes, thresholds: Thresholds | None = None) -> Score:
+        """Score one raw message, to be judged by these thresholds or the version's own."""
         started = time.perf_counter()
         message = parse_message(raw)
         model_input = build_model_input(message)
-        judgement = self._classifier.judge(model_input.text)
+        judgement = self._classifier.judge(model_input.text, thresholds)
         is_test = gtube.has_gtube(message.text) or gtube.has_gtube(message.html_text)
         return Score(
             spam_probability=1.0 if is_test else judgement.spam_probability,
@@ -82,18 +83,21 @@ def serve(path: Path, hard_limit_seconds: float) -> None:
     while True:
         answers.write(frame(body))
         answers.flush()
-        header = requests.read(HEADER_BYTES)
-        raw = requests.read(int.from_bytes(header, "big"))
-        if len(header) < HEADER_BYTES:
+        header = requests.read(REQUEST_BYTES)
+        if len(header) < REQUEST_BYTES:
             return
-        body = _answer(scorer, raw, hard_limit_seconds)
+        length, thresholds = decode_request(header)
+        raw = requests.read(length)
+        body = _answer(scorer, raw, thresholds, hard_limit_seconds)
 
 
-def _answer(scorer: MessageScorer, raw: bytes, hard_limit_seconds: float) -> bytes:
+def _answer(
+    scorer: MessageScorer, raw: bytes, thresholds: Thresholds, hard_limit_seconds: float
+) -> bytes:
     """Score one message within the hard limit, or end the process."""
     faulthandler.dump_traceback_later(hard_limit_seconds, exit=True, file=_STDERR)
     try:
-        return encode_score(scorer.score(raw))
+        return encode_score(scorer.score(raw, thresholds))
     except Exception as error:  # noqa: BLE001 - a bug; the next message may do better
         traceback.print_exc()
         return encode_bug(error)

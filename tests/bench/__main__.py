@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from tests.bench import load, overload, process, retraining, trouble
+from tests.bench.cascade import cascade, repeats
 from tests.bench.chaos import chaos
 from tests.bench.compare import compare
 from tests.bench.disguise import disguise
@@ -14,6 +15,8 @@ from tests.bench.report import console, machine
 BENCHES = {
     "start": process.start,
     "scorer": process.scorer,
+    "cascade": cascade,
+    "repeats": repeats,
     "memory": process.memory,
     "milter": load.milter,
     "postfix": load.postfix,
@@ -33,7 +36,11 @@ BENCHES = {
 @click.argument("names", nargs=-1, type=click.Choice(list(BENCHES)))
 @click.option("--model", default="default", show_default=True, help="Version directory.")
 @click.option("--count", type=int, help="Messages, where a bench takes a number.")
-@click.option("--dataset", type=click.Path(path_type=Path), help="Spam for the disguise bench.")
+@click.option(
+    "--dataset",
+    type=click.Path(path_type=Path),
+    help="Labelled mail, for the benches that take some.",
+)
 @click.option("--use", type=click.Choice(["eval", "train", "all"]), help="Rows of the data set.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures here.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw them here, PNG or SVG.")

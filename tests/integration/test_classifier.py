@@ -10,6 +10,7 @@ from spamguard.model.classifier import REMEMBERED, Classifier
 from spamguard.model.store import SHIPPED, ModelVersion
 from spamguard.model_input import build_model_input
 from spamguard.training.corpus import corpus_examples
+from spamguard.verdict import Thresholds
 
 SAMPLES = sorted(Path("sample_mail").rglob("*.eml"))
 
@@ -25,23 +26,48 @@ def texts():
     return own + [build_model_input(parse_message(p.read_bytes())).text for p in SAMPLES]
 
 
-def label(classifier, probability):
-    thresholds = classifier.version.thresholds
-    return (probability >= thresholds.unsure) + (probability >= thresholds.spam)
+LENIENT = Thresholds(unsure=0.5, spam=0.6)
+STRICT = Thresholds(unsure=0.99, spam=0.9999)
 
 
-def test_leaving_the_bert_out_changes_no_label(classifier, texts):
-    judged = [classifier.judge(text) for text in texts]
-    assert 0.05 < sum(j.decided_by == "linear" for j in judged) / len(judged) < 0.95
-    assert [label(classifier, j.spam_probability) for j in judged] == [
-        label(classifier, classifier.spam_probability(text)) for text in texts
+@pytest.mark.parametrize("own", [None, LENIENT, STRICT, Thresholds(unsure=0.5, spam=1.0)])
+def test_leaving_the_bert_out_changes_no_label(classifier, texts, own):
+    thresholds = own or classifier.version.thresholds
+    judged = [classifier.judge(text, own) for text in texts]
+    assert 0.05 < sum(j.decided_by == "linear" for j in judged) / len(judged) < 0.99
+    assert [thresholds.label(j.spam_probability) for j in judged] == [
+        thresholds.label(classifier.spam_probability(text)) for text in texts
     ]
 
 
-def test_the_bert_is_left_out_only_where_its_word_could_not_reach_half(classifier, texts):
+def test_the_bert_is_left_out_only_where_its_word_could_change_nothing(classifier, texts):
+    thresholds = classifier.version.thresholds
     for text in texts:
-        worst = classifier.calibration.probability(BERT_LIMIT, classifier.linear_logit(text))
-        assert (classifier.judge(text).decided_by == "linear") == (worst < 0.5)
+        linear = classifier.linear_logit(text)
+        said = {
+            thresholds.label(classifier.calibration.probability(bert, linear))
+            for bert in (-BERT_LIMIT, BERT_LIMIT)
+        }
+        assert (classifier.judge(text).decided_by == "linear") == (len(said) == 1)
+
+
+def test_sure_spam_is_settled_until_the_threshold_is_raised(classifier, texts):
+    settled = [text for text in texts if classifier.judge(text, LENIENT).decided_by == "linear"]
+    spam = [text for text in settled if classifier.spam_probability(text) >= LENIENT.spam]
+    assert spam
+    for text in spam:
+        linear = classifier.linear_logit(text)
+        least, most = (
+            classifier.calibration.probability(bert, linear) for bert in (-BERT_LIMIT, BERT_LIMIT)
+        )
+        raised = Thresholds(unsure=0.5, spam=(least + most) / 2)
+        assert classifier.judge(text, raised).decided_by != "linear"
+
+
+def test_a_text_that_is_settled_is_not_made_tokens(classifier, texts, monkeypatch):
+    settled = [text for text in texts if classifier.judge(text).decided_by == "linear"]
+    monkeypatch.setattr(classifier, "token_ids", lambda text: pytest.fail("tokens were made"))
+    assert all(classifier.judge(text).decided_by == "linear" for text in settled)
 
 
 def test_what_was_asked_a_moment_ago_is_remembered_and_no_more_than_so_much(classifier, texts):

@@ -43,7 +43,9 @@ class WordScorer:
     waiting: int = 0
     thresholds: Thresholds = THRESHOLDS
 
-    async def score(self, raw: bytes, *, timeout_seconds: float) -> Score:
+    async def score(
+        self, raw: bytes, *, timeout_seconds: float, thresholds: Thresholds | None = None
+    ) -> Score:
         self.scored.append(raw)
         if b"XSLOW" in raw:
             await self._wait()

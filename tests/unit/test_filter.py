@@ -21,7 +21,8 @@ class FakeScorer:
     def __init__(self, answer):
         self._answer = answer
 
-    async def score(self, raw, *, timeout_seconds):
+    async def score(self, raw, *, timeout_seconds, thresholds):
+        self.told = thresholds
         if isinstance(self._answer, Exception):
             raise self._answer
         if self._answer == "hang":
@@ -110,6 +111,8 @@ async def test_a_message_of_which_only_the_beginning_is_there_is_never_held():
 
 async def test_the_administrators_thresholds_overrule_the_models():
     core, _, _ = build(0.6, thresholds=Thresholds(unsure=0.7, spam=0.8))
+    await core.check(ENVELOPE, message("x"))
+    assert core._scorer.told == core.thresholds  # who scores leaves out what changes no label
     assert (await core.check(ENVELOPE, message("x"))).verdict.label is Label.HAM
 
 

@@ -6,13 +6,16 @@ from hypothesis import strategies as st
 
 from spamguard.model.channel import (
     HEADER_BYTES,
+    REQUEST_BYTES,
     ScorerBugError,
     decode_answer,
+    decode_request,
     encode_bug,
     encode_score,
     frame,
+    request,
 )
-from spamguard.verdict import Score
+from spamguard.verdict import Score, Thresholds
 
 texts = st.text(st.characters(codec=None), max_size=40)  # lone surrogates too
 
@@ -60,3 +63,11 @@ def test_a_frame_says_how_long_it_is(body):
         int.from_bytes(framed[:HEADER_BYTES], "big"),
         framed[HEADER_BYTES:],
     )
+
+
+@given(st.binary(max_size=100), st.lists(st.floats(0, 1), min_size=2, max_size=2).map(sorted))
+def test_a_request_says_how_long_its_message_is_and_how_it_will_be_judged(raw, places):
+    thresholds = Thresholds(unsure=places[0], spam=places[1])
+    asked = request(raw, thresholds)
+    assert (len(raw), thresholds) == decode_request(asked[:REQUEST_BYTES])
+    assert raw == asked[REQUEST_BYTES:]

@@ -6,6 +6,7 @@ score of 0.9 means: of ten such messages nine are spam, where that share of the 
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,9 +16,7 @@ import numpy.typing as npt
 from spamguard.errors import ModelLoadError
 from spamguard.verdict import Thresholds
 
-# What the BERT says counts no more than this either way. On 14,160 messages it said -7.4 to 7.4:
-# nothing changes but that its say is bounded, see `Calibration.settles`.
-BERT_LIMIT = 8.0
+BERT_LIMIT = 8.0  # where a version says nothing else
 _MAX_LOGIT = 40.0  # beyond this a double is 0 or 1
 _RIDGE = 1e-3  # keeps the fit finite when held-out mail is separated perfectly
 _ITERATIONS = 50
@@ -32,28 +31,33 @@ class Calibration:
         bert, linear: weights of the two logits; 0 for a classifier that is not there.
         bias: the constant.
         prior: the share of spam for which the score is a probability.
+        bert_limit: what the BERT says counts no more than this either way: a network is saturated
+            there, and the linear model may be sure against all it could say, see `settles`.
     """
 
     bert: float
     linear: float
     bias: float
     prior: float = 0.5
+    bert_limit: float = BERT_LIMIT
 
     def probability(self, bert_logit: float, linear_logit: float) -> float:
         """Return the spam probability, 0 to 1, for one message."""
-        logit = self.bert * bert_logit + self.linear * linear_logit + self.bias
-        return float(1 / (1 + np.exp(-np.clip(logit, -_MAX_LOGIT, _MAX_LOGIT))))
+        said = min(max(bert_logit, -self.bert_limit), self.bert_limit)
+        logit = self.bert * said + self.linear * linear_logit + self.bias
+        return 1 / (1 + math.exp(-min(max(logit, -_MAX_LOGIT), _MAX_LOGIT)))
 
     def settles(self, linear_logit: float, thresholds: Thresholds) -> bool:
         """Return whether a message's label is the same whatever the BERT would say."""
-        least, most = (self.probability(limit, linear_logit) for limit in (-BERT_LIMIT, BERT_LIMIT))
+        least, most = (self.probability(word, linear_logit) for word in (-math.inf, math.inf))
         return thresholds.label(least) is thresholds.label(most)
 
     def probabilities(
         self, bert_logits: npt.NDArray[np.float64], linear_logits: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.float64]:
         """Return the spam probabilities for arrays of logits, shape (messages,)."""
-        logits = self.bert * bert_logits + self.linear * linear_logits + self.bias
+        said = np.clip(bert_logits, -self.bert_limit, self.bert_limit)
+        logits = self.bert * said + self.linear * linear_logits + self.bias
         probabilities: npt.NDArray[np.float64] = 1 / (
             1 + np.exp(-np.clip(logits, -_MAX_LOGIT, _MAX_LOGIT))
         )
@@ -82,6 +86,7 @@ def fit_calibration(
     weights: npt.NDArray[np.float64] | None = None,
     *,
     prior: float = 0.5,
+    bert_limit: float = BERT_LIMIT,
     near: Calibration | None = None,
 ) -> Calibration:
     """Fit on held-out messages by Newton's method.
@@ -96,13 +101,16 @@ def fit_calibration(
         is_spam: the truth, shape (messages,).
         weights: how much each message counts, or None for one each.
         prior: classes are weighted so that this share of the weight is spam.
+        bert_limit: of the calibration, where there is none to stay near to.
         near: a calibration to stay near to, worth `_NEAR_MESSAGES` messages: what few
             corrections say must not overturn what thousands said.
     """
     own = np.ones(len(logits)) if weights is None else weights.astype(float)
     share = float(own[is_spam].sum() / own.sum())
     own = own * np.where(is_spam, prior / share, (1 - prior) / (1 - share))
-    design = np.column_stack([logits, np.ones(len(logits))])
+    limit = near.bert_limit if near else bert_limit
+    bert = np.clip(logits[:, 0], -limit, limit)
+    design = np.column_stack([bert, logits[:, 1], np.ones(len(logits))])
     centre, ridge = np.zeros(3), _RIDGE * len(logits) * np.diag([1.0, 1.0, 0.0]) / 100
     if near is not None:
         centre = np.array([near.bert, near.linear, near.bias])
@@ -117,4 +125,4 @@ def fit_calibration(
         theta -= step
         if np.abs(step).max() < 1e-8:
             break
-    return Calibration(bert=theta[0], linear=theta[1], bias=theta[2], prior=prior)
+    return Calibration(bert=theta[0], linear=theta[1], bias=theta[2], prior=prior, bert_limit=limit)

@@ -21,7 +21,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from spamguard.errors import ModelLoadError
-from spamguard.model.calibration import BERT_LIMIT, Calibration
+from spamguard.model.calibration import Calibration
 from spamguard.model.linear import LinearModel
 from spamguard.model.store import (
     CALIBRATION_FILE,
@@ -108,8 +108,8 @@ class Classifier:
         if self._session is None:
             return Judgement(spam_probability=self.calibration.probability(0.0, linear))
         if self.calibration.settles(linear, thresholds or self.version.thresholds):
-            agreeing = min(max(linear, -BERT_LIMIT), BERT_LIMIT)
-            return Judgement(spam_probability=self.calibration.probability(agreeing, linear))
+            # As if the BERT agreed: a score that ranks well among those of both.
+            return Judgement(spam_probability=self.calibration.probability(linear, linear))
         ids = self.token_ids(text)
         key = ids.tobytes()
         known = self._answers.get(key)
@@ -130,7 +130,7 @@ class Classifier:
         return self.calibration.probability(self.bert_logit(text), self.linear_logit(text))
 
     def bert_logit(self, text: str) -> float:
-        """Return the BERT's log-odds of spam, up to `BERT_LIMIT`, or 0 when there is none."""
+        """Return the BERT's log-odds of spam, or 0 when there is none."""
         return 0.0 if self._session is None else self._ask(self.token_ids(text)).logit
 
     def _ask(self, ids: "np.typing.NDArray[np.int64]") -> _Answer:
@@ -141,7 +141,7 @@ class Classifier:
         if len(outputs) > 1:  # versions of before 2026-11-23 have the logit alone
             projection = tuple(np.round(outputs[1][0] @ self._directions, 4).tolist())
         return _Answer(
-            logit=float(np.clip(outputs[0][0], -BERT_LIMIT, BERT_LIMIT)),
+            logit=float(outputs[0][0]),
             unknown_share=float((ids == self._unknown_id).mean()),
             projection=projection,
         )

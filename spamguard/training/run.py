@@ -48,6 +48,7 @@ from spamguard.training.loop import Settings, network_logits, train_network
 from spamguard.training.network import (
     Pooling,
     SpamClassifier,
+    average_weights,
     load_encoder,
     load_tokenizer,
     parameter_count,
@@ -92,6 +93,10 @@ class Recipe:
         teacher: a version to distil from (Hinton, Vinyals, Dean 2015), or "" for none.
         teacher_share: how much of each target is the teacher's probability; at most a half, so
             that no label turns around.
+        averaged_with: a version of the same base and layers with which the weights are averaged
+            in the end, or "" for none.
+        averaged_share: the other version's.
+        bert_limit: how far the BERT's logit counts, either way.
         max_false_positive_rate: the spam threshold's target on held-out ham.
         max_flagged_rate: the unsure threshold's.
         prior: share of spam for which scores are probabilities.
@@ -113,6 +118,9 @@ class Recipe:
     corpus_copies: int = 2
     teacher: str = ""
     teacher_share: float = 0.5
+    averaged_with: str = ""
+    averaged_share: float = 0.3
+    bert_limit: float = 4.0
     max_false_positive_rate: float = 0.001
     max_flagged_rate: float = 0.005
     prior: float = 0.5
@@ -301,6 +309,9 @@ def fine_tune(
                     f"step {now.step}/{now.steps} {text}, {now.messages_per_second:.0f} "
                     f"messages/s, {now.seconds_left:.0f} s left"
                 )
+    if recipe.averaged_with:
+        other, _ = load_network(Path(find_base(recipe.averaged_with)))
+        average_weights(network, other, recipe.averaged_share)
     export_network(network, tokenizer, output)
 
 
@@ -341,7 +352,13 @@ def _calibrate(output: Path, held_out: Sequence[Example], recipe: Recipe, name: 
     version = _unfinished(output, name, recipe)
     found = scored_logits(held_out, version, workers=2)
     is_spam = np.array([example.is_spam for example in held_out])
-    return fit_calibration(found, is_spam, _corpus_weights(held_out), prior=recipe.prior)
+    return fit_calibration(
+        found,
+        is_spam,
+        _corpus_weights(held_out),
+        prior=recipe.prior,
+        bert_limit=recipe.bert_limit,
+    )
 
 
 def _unfinished(output: Path, name: str, recipe: Recipe) -> ModelVersion:

@@ -1,11 +1,11 @@
 """The shipped version in memory: what its BERT is asked, and what that changes."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from spamguard.message import parse_message
-from spamguard.model.calibration import BERT_LIMIT
 from spamguard.model.classifier import REMEMBERED, Classifier
 from spamguard.model.store import SHIPPED, ModelVersion
 from spamguard.model_input import build_model_input
@@ -46,7 +46,7 @@ def test_the_bert_is_left_out_only_where_its_word_could_change_nothing(classifie
         linear = classifier.linear_logit(text)
         said = {
             thresholds.label(classifier.calibration.probability(bert, linear))
-            for bert in (-BERT_LIMIT, BERT_LIMIT)
+            for bert in (-math.inf, math.inf)
         }
         assert (classifier.judge(text).decided_by == "linear") == (len(said) == 1)
 
@@ -58,7 +58,7 @@ def test_sure_spam_is_settled_until_the_threshold_is_raised(classifier, texts):
     for text in spam:
         linear = classifier.linear_logit(text)
         least, most = (
-            classifier.calibration.probability(bert, linear) for bert in (-BERT_LIMIT, BERT_LIMIT)
+            classifier.calibration.probability(bert, linear) for bert in (-math.inf, math.inf)
         )
         raised = Thresholds(unsure=0.5, spam=(least + most) / 2)
         assert classifier.judge(text, raised).decided_by != "linear"

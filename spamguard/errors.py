@@ -91,6 +91,10 @@ class ModelLoadError(ModelError):
     """A version directory is missing, incomplete or of an unknown layout."""
 
 
+class ModelFormatError(ModelLoadError):
+    """A version was made by a release whose models are others."""
+
+
 class ModelCorruptError(ModelError):
     """A file of a version does not have the checksum that its manifest states."""
 

@@ -7,6 +7,7 @@ in use, one line, replaced atomically; without it the version shipped in the pac
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -18,8 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from spamguard.errors import ModelCorruptError, ModelLoadError, StoreError
+from spamguard.errors import ModelCorruptError, ModelFormatError, ModelLoadError, StoreError
 from spamguard.verdict import Thresholds
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2  # of the version directory; raised when an older daemon could not read a newer one
 MANIFEST = "manifest.json"
@@ -67,7 +70,7 @@ class ModelVersion:
         try:
             manifest = json.loads(manifest_path.read_text("utf-8"))
             if manifest["format"] != FORMAT:
-                raise ModelLoadError(
+                raise ModelFormatError(
                     f"{manifest_path}: format {manifest['format']!r}, of another release: expected "
                     f"{FORMAT}; `spamguard models promote default` uses the version that ships"
                 )
@@ -123,6 +126,9 @@ class ModelStore:
     def current(self) -> ModelVersion:
         """Return the version in use.
 
+        That is the shipped one too where the version was made by another release: after an
+        upgrade mail is judged, and the next retraining goes on from what judges it.
+
         Raises:
             ModelLoadError: `current` names a version that cannot be read.
         """
@@ -132,7 +138,11 @@ class ModelStore:
             return ModelVersion.read(SHIPPED)
         except OSError as error:
             raise ModelLoadError(f"{self.current_file}: {error.strerror or error}") from error
-        return self.get(name)
+        try:
+            return self.get(name)
+        except ModelFormatError as error:
+            log.warning("the shipped model judges", extra={"error": str(error)})
+            return ModelVersion.read(SHIPPED)
 
     def get(self, name: str) -> ModelVersion:
         """Return a version.

@@ -64,6 +64,18 @@ def test_a_manifest_that_is_not_ours_is_refused(tmp_path, change, words):
         ModelVersion.read(path)
 
 
+def test_the_shipped_version_judges_where_the_current_one_is_of_another_release(tmp_path, caplog):
+    store = ModelStore(tmp_path)
+    path = write_toy_model(tmp_path / "toy-1")
+    store.promote("toy-1")
+    manifest = json.loads((path / MANIFEST).read_text())
+    (path / MANIFEST).write_text(json.dumps({**manifest, "format": 1}))
+    assert store.current() == ModelVersion.read(SHIPPED)
+    assert "format 1, of another release" in caplog.records[0].error
+    with pytest.raises(ModelLoadError, match="format 1"):
+        store.get("toy-1")
+
+
 def test_promoting_what_is_corrupt_leaves_the_current_version(tmp_path):
     store = ModelStore(tmp_path)
     write_toy_model(tmp_path / "toy-1")

@@ -1,6 +1,7 @@
 """Throughput: scorers alone, through the milter on both kinds of socket, through Postfix."""
 
 import asyncio
+import contextlib
 import shutil
 import smtplib
 import tempfile
@@ -27,12 +28,24 @@ async def _share(mail, connections, work):
 
 
 async def through_milter(address, mail, *, connections):
-    async def work(remaining):
-        async with mta_connection(address) as connection:
-            for raw in remaining:
-                await connection.deliver(raw)
+    """Deliver messages on so many connections; return seconds.
 
-    return await _share(mail, connections, work)
+    What is said is put together before: it is the daemon that is measured, and on two cores each
+    millisecond of the load is one that it does not have.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        opened = [
+            await stack.enter_async_context(mta_connection(address)) for _ in range(connections)
+        ]
+        waiting = iter(opened)
+        said = [opened[0].conversation(raw) for raw in mail]
+
+        async def work(remaining):
+            connection = next(waiting)
+            for conversation in remaining:
+                await connection.converse(conversation)
+
+        return await _share(said, connections, work)
 
 
 async def scorers_alone(model, mail, *, connections):
@@ -76,7 +89,7 @@ def milter(model, count=400, rounds=3, connections=8):
     for name, values in rates.items():
         report.add(name, median(values), unit="messages/s")
     alone, unix, tcp = (median(values) for values in rates.values())
-    report.add("Unix socket against scorers alone", 100 * unix / alone, unit="%", target=80, at_most=False)  # fmt: skip
+    report.add("Unix socket against scorers alone", 100 * unix / alone, unit="%", target=85, at_most=False)  # fmt: skip
     report.add("TCP against the Unix socket", 100 * tcp / unix, unit="%", target=80, at_most=False)
     return report.show()
 

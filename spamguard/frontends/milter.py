@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 10.0  # each restarts the MTA's timer: Postfix 300 s, others less
 NEGOTIATION_SECONDS = 30.0  # an MTA speaks at once; Postfix's own limit here is 30 s
+# Each may keep a whole message in memory. Far above what an MTA opens (Postfix: a connection a
+# process, 100 by default); one more is closed, and the MTA applies its default action.
+MAX_CONNECTIONS = 1000
 CLOSE_SECONDS = 1.0  # for last bytes to leave when the deadline of a drain is over
 
 _ACTIONS = (
@@ -164,6 +167,11 @@ class _Connection(asyncio.Protocol):
         self._socket = _tcp_socket(transport)
         self._server.connections.add(self)
         self._server.metrics.count("milter_connections")
+        if len(self._server.connections) > MAX_CONNECTIONS:
+            self._server.metrics.count("milter_refused")
+            self._server.warn_once(f"more than {MAX_CONNECTIONS} milter connections")
+            self._transport.abort()
+            return
         wait = min(NEGOTIATION_SECONDS, self._server.idle_timeout_seconds)
         self._idle_timer = self._loop.call_later(wait, self._look_if_idle)
 

@@ -76,9 +76,9 @@ def test_what_cannot_be_undone_is_really_disguised(name):
     ],
 )  # fmt: skip
 def test_no_text_costs_more_than_a_quarter_second(text):
-    started = time.perf_counter()
+    started = time.process_time()
     undisguise(text)
-    assert time.perf_counter() - started < 0.25
+    assert time.process_time() - started < 0.25
 
 
 @pytest.mark.parametrize(

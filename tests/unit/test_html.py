@@ -37,9 +37,9 @@ PATHOLOGICAL = {
 
 @pytest.mark.parametrize("name", PATHOLOGICAL)
 def test_a_hostile_page_is_read_within_a_second(name):
-    started = time.perf_counter()
+    started = time.process_time()
     page = extract(PATHOLOGICAL[name][: 256 * 1024])
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
     assert len(page.text) <= MAX_TEXT_CHARS
 
 
@@ -236,9 +236,9 @@ def test_letters_that_css_turns_are_read_as_shown():
     ],
 )
 def test_hostile_styles_cost_less_than_a_second(source):
-    started = time.perf_counter()
+    started = time.process_time()
     extract(source)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_a_short_hidden_preview_is_dropped_but_is_no_deception():

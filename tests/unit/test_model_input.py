@@ -139,9 +139,9 @@ def test_the_worst_text_is_read_within_half_a_second():
         "\n " * 300_000,
     ):
         message = parse_message(b"Content-Type: text/plain; charset=utf-8\r\n\r\n" + body.encode())
-        started = time.perf_counter()
+        started = time.process_time()
         build_model_input(message)
-        assert time.perf_counter() - started < 0.5
+        assert time.process_time() - started < 0.5
 
 
 # -- html ------------------------------------------------------------------------------------

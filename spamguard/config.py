@@ -225,6 +225,7 @@ class PolicySection(_Section):
     ham: Literal["deliver"] = "deliver"
     unsure: Literal["deliver", "tag", "quarantine", "redirect"] = "tag"
     spam: Literal["deliver", "tag", "quarantine", "redirect", "reject"] = "quarantine"
+    overloaded: Literal["deliver", "defer"] = "deliver"
     outgoing: Literal["deliver", "tag", "quarantine", "reject"] = "tag"
     null_sender: Literal["deliver", "tag", "quarantine", "reject"] = "tag"
     subject_prefix: str = Field(default="", max_length=40, pattern=r"^[ -~]*$")
@@ -250,6 +251,7 @@ class PolicySection(_Section):
             ham=Disposition(self.ham),
             unsure=Disposition(self.unsure),
             spam=Disposition(self.spam),
+            overloaded=Disposition(self.overloaded),
             outgoing=Disposition(self.outgoing),
             null_sender=Disposition(self.null_sender),
             local_networks=self.local_networks,

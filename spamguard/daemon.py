@@ -37,7 +37,7 @@ from spamguard.frontends.control import ControlServer
 from spamguard.model.channel import WARM_UP_MESSAGE
 from spamguard.model.pool import ScorerPool
 from spamguard.model.store import ModelStore, ModelVersion
-from spamguard.observe import Metrics
+from spamguard.observe import Metrics, settle
 from spamguard.quarantine import QuarantineStore
 from spamguard.systemd import Notifier, passed_sockets
 from spamguard.upkeep import Upkeep
@@ -140,6 +140,7 @@ class Daemon:
             listening = {name: ",".join(bound) for name, bound in self.doors.addresses.items()}
             log.info("ready", extra={"model": self.pool.version.name, **listening})
             self._notifier.ready(f"model {self.pool.version.name}")
+            settle()
             watchdog = loop.create_task(self._feed_watchdog())
             await self._stop.wait()
             watchdog.cancel()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from spamguard.errors import ScoringError, ScoringTimeoutError, StoreError
+from spamguard.errors import OverloadedError, ScoringError, ScoringTimeoutError, StoreError
 from spamguard.message import Envelope
 from spamguard.observe import Metrics
 from spamguard.verdict import (
@@ -148,6 +148,7 @@ class Filter:
 
     async def _verdict(self, envelope: Envelope, raw: bytes) -> tuple[Verdict, Score | None]:
         verdict_id = new_id(self._clock())
+        is_overload = False
         thresholds = self.thresholds or self._scorer.thresholds  # the same before and after
         try:
             async with asyncio.timeout(self.deadline_seconds):
@@ -160,11 +161,15 @@ class Filter:
                 error = ScoringTimeoutError(f"no score in {self.deadline_seconds:g} s")
             log.warning("unscored", extra={"id": verdict_id, "reason": str(error)})
             reason = type(error).__name__.removesuffix("Error")
+            is_overload = isinstance(error, OverloadedError)
         except Exception:
             # The one broad except of the daemon: a bug in judging must not cost a message.
             log.exception("bug while judging", extra={"id": verdict_id})
             reason = "internal error"
-        return Verdict(id=verdict_id, label=Label.UNSCORED, reason=reason), None
+        verdict = Verdict(
+            id=verdict_id, label=Label.UNSCORED, reason=reason, is_overload=is_overload
+        )
+        return verdict, None
 
     def _judge(
         self, score: Score, envelope: Envelope, verdict_id: str, thresholds: Thresholds

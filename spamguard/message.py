@@ -13,6 +13,7 @@ import binascii
 import email.header
 import email.message
 import email.utils
+import functools
 import hashlib
 import itertools
 import re
@@ -101,16 +102,7 @@ class ParsedMessage:
 
     def address(self, name: str) -> tuple[str, str]:
         """Return (display name, address) of the first address in a field, or ("", "")."""
-        value = next((v for n, v in self.headers if n == name), "")
-        try:
-            display_name, address = email.utils.parseaddr(value)
-        except RecursionError:  # it goes into "((((" one call deeper for each
-            display_name, address = "", ""
-        if "@" not in address and "@" in value:  # e.g. an unquoted comma or colon in the name
-            found = _BARE_ADDRESS.search(value)
-            address = found.group() if found else ""
-            display_name = display_name or value.partition("<")[0]
-        return decode_words(display_name).strip(' "'), address
+        return _first_address(next((v for n, v in self.headers if n == name), ""))
 
     @property
     def from_domain(self) -> str:
@@ -121,6 +113,19 @@ class ParsedMessage:
     def authentication_results(self) -> tuple[str, ...]:
         """The topmost Authentication-Results fields, at most four."""
         return tuple(v for n, v in self.headers if n == "authentication-results")[:4]
+
+
+@functools.lru_cache(maxsize=4)  # a message's From is asked for three times
+def _first_address(value: str) -> tuple[str, str]:
+    try:
+        display_name, address = email.utils.parseaddr(value)
+    except RecursionError:  # it goes into "((((" one call deeper for each
+        display_name, address = "", ""
+    if "@" not in address and "@" in value:  # e.g. an unquoted comma or colon in the name
+        found = _BARE_ADDRESS.search(value)
+        address = found.group() if found else ""
+        display_name = display_name or value.partition("<")[0]
+    return decode_words(display_name).strip(' "'), address
 
 
 @dataclass(slots=True)

@@ -163,6 +163,7 @@ def _shorten_addresses(text: str) -> str:
 
 _AS_ZEROS = bytes(ord("0") if chr(c) in "0123456789?" else c for c in range(256))
 _IS_SIGN = np.array([33 <= c < 127 and not (chr(c).isalnum() or c == 95) for c in range(256)])
+_IS_BLANK = np.array([c < 128 and chr(c).isspace() for c in range(256)])  # no other control
 _LONG_WORD_CHARS = 60
 
 
@@ -174,7 +175,7 @@ def _may_have_long_run(ascii_text: bytes) -> bool:
 
 
 def _may_have_long_word(ascii_text: bytes) -> bool:
-    blanks = np.flatnonzero(np.frombuffer(ascii_text, np.uint8) <= ord(" "))
+    blanks = np.flatnonzero(_IS_BLANK[np.frombuffer(ascii_text, np.uint8)])
     edges = np.concatenate(([-1], blanks, [len(ascii_text)]))
     return bool((edges[1:] - edges[:-1]).max() > _LONG_WORD_CHARS)
 

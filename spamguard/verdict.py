@@ -113,6 +113,7 @@ class Verdict:
         spam_probability: 0 to 1, or None when unscored.
         model_version: the version that scored, or None when unscored.
         reason: a few words for the administrator.
+        is_overload: whether it is unscored because there was more mail than can be judged.
     """
 
     id: str
@@ -120,6 +121,7 @@ class Verdict:
     spam_probability: float | None = None
     model_version: str | None = None
     reason: str = ""
+    is_overload: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +145,9 @@ class Policy:
 
     Attributes:
         ham, unsure, spam: the disposition of each label, for incoming mail.
+        overloaded: the disposition of mail that was not judged for there was too much of it:
+            DELIVER, or DEFER, which the sender tries again. What crashes a scorer is never
+            deferred: it would do so again.
         outgoing: the strictest disposition for mail of authenticated or local clients.
         null_sender: the strictest disposition for mail with the null reverse path
             (delivery reports); a lost bounce is a lost message (RFC 5321 section 6.1).
@@ -157,6 +162,7 @@ class Policy:
     ham: Disposition = Disposition.DELIVER
     unsure: Disposition = Disposition.TAG
     spam: Disposition = Disposition.QUARANTINE
+    overloaded: Disposition = Disposition.DELIVER
     outgoing: Disposition = Disposition.TAG
     null_sender: Disposition = Disposition.TAG
     local_networks: tuple[Network, ...] = ()
@@ -245,11 +251,12 @@ def apply_lists(verdict: Verdict, score: Score, envelope: Envelope, policy: Poli
 def decide(verdict: Verdict, envelope: Envelope, policy: Policy) -> Action:
     """Turn a verdict into what the frontend does.
 
-    An unscored message is delivered: our failure never holds or refuses mail.
+    An unscored message is delivered: our failure never holds or refuses mail. Under more load
+    than there are scorers for it may be deferred, where the administrator wants that.
     """
     match verdict.label:
         case Label.UNSCORED:
-            disposition = Disposition.DELIVER
+            disposition = policy.overloaded if verdict.is_overload else Disposition.DELIVER
         case Label.HAM:
             disposition = policy.ham
         case Label.UNSURE:
@@ -264,7 +271,8 @@ def decide(verdict: Verdict, envelope: Envelope, policy: Policy) -> Action:
     if disposition is Disposition.REJECT:
         reply = f"550 5.7.1 message refused as spam, id {verdict.id}"
     elif disposition is Disposition.DEFER:
-        reply = f"451 4.7.1 message deferred, id {verdict.id}"
+        code = "4.3.2" if verdict.is_overload else "4.7.1"  # RFC 3463: system not accepting mail
+        reply = f"451 {code} message deferred, id {verdict.id}"
     is_tagged_spam = disposition is Disposition.TAG and verdict.label is Label.SPAM
     return Action(
         disposition=disposition,

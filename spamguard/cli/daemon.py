@@ -1,6 +1,7 @@
 """Commands about the running daemon."""
 
 import json
+import os
 import time
 from contextlib import suppress
 
@@ -15,6 +16,7 @@ REFRESH_SECONDS = 1.0
 @click.pass_obj
 def serve(context: Context) -> None:
     """Run the daemon in the foreground until SIGTERM; SIGHUP reloads."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: see model/process.py
     from spamguard import daemon
     from spamguard.observe import set_up_logging
 

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 10.0  # each restarts the MTA's timer: Postfix 300 s, others less
 NEGOTIATION_SECONDS = 30.0  # an MTA speaks at once; Postfix's own limit here is 30 s
+# Each may keep a whole message in memory. Far above what an MTA opens (Postfix: a connection a
+# process, 100 by default); one more is closed, and the MTA applies its default action.
+MAX_CONNECTIONS = 1000
 CLOSE_SECONDS = 1.0  # for last bytes to leave when the deadline of a drain is over
 
 _ACTIONS = (
@@ -45,6 +48,7 @@ _ACTIONS = (
 _STEPS = (
     StepFlags.NO_DATA
     | StepFlags.NO_UNKNOWN
+    | StepFlags.NO_END_OF_HEADERS  # the body, or its end, says the same
     | StepFlags.SKIP
     | StepFlags.HEADER_LEADING_SPACE
     | StepFlags.NO_REPLY_CONNECT
@@ -144,6 +148,7 @@ class _Connection(asyncio.Protocol):
         # Only where a recipient may have to be refused does the MTA wait for our word on each.
         steps = _STEPS if server.desk is None else _STEPS & ~StepFlags.NO_REPLY_RCPT
         self._session = FilterSession(actions=_ACTIONS, steps=steps, macros=_MACROS)
+        self._blank = b" "  # that the MTA takes away after the colon of a field
         self._client = Client()
         self._mail_macros: dict[bytes, bytes] = {}
         self._transaction: Transaction | None = None
@@ -162,6 +167,11 @@ class _Connection(asyncio.Protocol):
         self._socket = _tcp_socket(transport)
         self._server.connections.add(self)
         self._server.metrics.count("milter_connections")
+        if len(self._server.connections) > MAX_CONNECTIONS:
+            self._server.metrics.count("milter_refused")
+            self._server.warn_once(f"more than {MAX_CONNECTIONS} milter connections")
+            self._transport.abort()
+            return
         wait = min(NEGOTIATION_SECONDS, self._server.idle_timeout_seconds)
         self._idle_timer = self._loop.call_later(wait, self._look_if_idle)
 
@@ -223,24 +233,31 @@ class _Connection(asyncio.Protocol):
         if self._socket is not None:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self._session.receive_data(data)
+        has_heard = False
         try:
             while not self._transport.is_closing():
                 event = self._session.next_event()
                 if event is None:
                     break
-                self._heard_at = self._loop.time()
+                has_heard = True
                 self._handle(event)
         except PeerProtocolError as error:
             self._server.metrics.count("milter_protocol_errors")
             log.warning("milter peer broke the protocol", extra={"error": str(error)})
             self._transport.abort()
+        if has_heard:
+            self._heard_at = self._loop.time()
 
     def _handle(self, event: wire.Event) -> None:
         max_bytes = self._server.max_message_bytes
         transaction = self._transaction
         match event:
+            case wire.Header() if transaction:  # first: it is most of what is said
+                transaction.add_header(event, self._blank, max_bytes)
             case wire.Negotiate():
                 self._transport.write(self._session.answer_offer(event))
+                if StepFlags.HEADER_LEADING_SPACE in self._session.steps:
+                    self._blank = b""
                 self._report_missing()
             case wire.Macros():
                 self._add_macros(event)
@@ -260,9 +277,6 @@ class _Connection(asyncio.Protocol):
             case wire.Rcpt() if transaction:
                 if refusal := self._add_recipient(transaction, event.path):
                     self._send(wire.ReplyCode(text=refusal.encode("ascii", "replace")))
-            case wire.Header() if transaction:
-                blank = b"" if StepFlags.HEADER_LEADING_SPACE in self._session.steps else b" "
-                transaction.add_header(event, blank, max_bytes)
             case wire.Body() if transaction:
                 transaction.add_body(event.chunk, max_bytes)
             case wire.EndOfBody() if transaction:

@@ -72,7 +72,9 @@ class Transaction:
             self.mended.append((header.name, self.header_counts[name], mended))
         if name == b"subject" and self.header_counts[name] == 1:
             self.subject = mended
-        value = header.value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        value = header.value
+        if b"\n" in value:
+            value = value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
         self._add(header.name + b":" + blank + value + b"\r\n", max_bytes)
 
     def add_body(self, chunk: bytes, max_bytes: int) -> None:

@@ -61,7 +61,7 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
+class Answer:
     """What the network says of one sequence of tokens."""
 
     logit: float
@@ -85,7 +85,7 @@ class Classifier:
         linear = version.path / LINEAR_FILE
         self._linear = LinearModel.load(linear) if linear.exists() else None
         self._session, self._tokenizer = None, None
-        self._answers: dict[bytes, _Answer] = {}
+        self._answers: dict[bytes, Answer] = {}
         if self.calibration.bert:
             self._session = _session(version)
             self._tokenizer = _tokenizer(version)
@@ -113,7 +113,7 @@ class Classifier:
         ids = self.token_ids(text)
         key = ids.tobytes()
         known = self._answers.get(key)
-        answer = known or self._ask(ids)
+        answer = known or self.ask(ids)
         if known is None:
             self._answers[key] = answer
             if len(self._answers) > REMEMBERED:
@@ -131,16 +131,17 @@ class Classifier:
 
     def bert_logit(self, text: str) -> float:
         """Return the BERT's log-odds of spam, or 0 when there is none."""
-        return 0.0 if self._session is None else self._ask(self.token_ids(text)).logit
+        return 0.0 if self._session is None else self.ask(self.token_ids(text)).logit
 
-    def _ask(self, ids: "np.typing.NDArray[np.int64]") -> _Answer:
+    def ask(self, ids: "np.typing.NDArray[np.int64]") -> Answer:
+        """Return what the network says of one sequence of tokens, shape (1, tokens)."""
         assert self._session is not None
         feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         outputs = self._session.run(None, feeds)
         projection: tuple[float, ...] = ()
         if len(outputs) > 1:  # versions of before 2026-11-23 have the logit alone
             projection = tuple(np.round(outputs[1][0] @ self._directions, 4).tolist())
-        return _Answer(
+        return Answer(
             logit=float(outputs[0][0]),
             unknown_share=float((ids == self._unknown_id).mean()),
             projection=projection,

@@ -125,12 +125,15 @@ class ScorerPool:
             WorkerCrashedError: the scorer died on this message; it is replaced.
         """
         deadline = asyncio.get_running_loop().time() + timeout_seconds
-        try:
-            async with asyncio.timeout(timeout_seconds / 2):
-                await self._places.acquire()  # in the order of coming
-        except TimeoutError as error:
-            self._metrics.count("overloaded")
-            raise OverloadedError(f"{self._waiting} messages were waiting") from error
+        if self._places.locked():
+            try:
+                async with asyncio.timeout(timeout_seconds / 2):
+                    await self._places.acquire()  # in the order of coming
+            except TimeoutError as error:
+                self._metrics.count("overloaded")
+                raise OverloadedError(f"{self._waiting} messages were waiting") from error
+        else:
+            await self._places.acquire()
         try:
             scorer = await self._take(deadline)
         finally:
@@ -150,6 +153,10 @@ class ScorerPool:
         return decode_answer(body)
 
     async def _take(self, deadline: float) -> ScorerProcess:
+        while not (self._waiting or self._free.empty()):  # nobody is before this message
+            scorer = self._free.get_nowait()
+            if scorer in self._scorers:
+                return scorer
         self._waiting += 1
         try:
             async with asyncio.timeout_at(deadline):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import os
 import sys
 from collections.abc import Callable
 from typing import cast
@@ -16,6 +17,9 @@ START_TIMEOUT_SECONDS = 60.0  # loading takes 0.3 s; a busy machine may take sec
 END_TIMEOUT_SECONDS = 10.0  # from SIGKILL on; the kernel may be busy too
 _PIPE_BYTES = 1 << 20  # Linux' limit for everybody: nearly every message goes over in one write
 _STDIN, _STDOUT = 0, 1
+# numpy's OpenBLAS keeps a thread for each core, which spins while it waits for work that our
+# short vectors never give it, and has a buffer.
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 class ScorerProcess(asyncio.SubprocessProtocol):
@@ -60,6 +64,7 @@ class ScorerProcess(asyncio.SubprocessProtocol):
             *(sys.executable, "-P", "-m", "spamguard.model.scorer"),
             *(str(version.path), str(hard_limit_seconds)),
             stderr=None,
+            env={**ONE_THREAD, **os.environ},
         )
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):

@@ -28,6 +28,7 @@ from spamguard.model.channel import (
 from spamguard.model.classifier import Classifier
 from spamguard.model.store import ModelVersion
 from spamguard.model_input import build_model_input
+from spamguard.observe import settle
 from spamguard.verdict import Score, Thresholds
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
@@ -79,6 +80,7 @@ def serve(path: Path, hard_limit_seconds: float) -> None:
     os.dup2(_STDERR, _STDOUT)  # what a library prints is no answer
     scorer = MessageScorer(Classifier(ModelVersion.read(path)))
     scorer.score(WARM_UP_MESSAGE)  # so that the first message is not slow
+    settle()
     body = b""
     while True:
         answers.write(frame(body))

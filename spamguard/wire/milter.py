@@ -8,6 +8,8 @@ of them is allowed when is `milter_session.py`.
 
 import re
 import struct
+from collections.abc import Callable
+from typing import Any
 
 from spamguard.errors import LocalProtocolError, PeerProtocolError
 from spamguard.wire.milter_packets import (
@@ -18,6 +20,7 @@ from spamguard.wire.milter_packets import (
     IndexedField,
     Macros,
     Negotiate,
+    NoData,
     Packet,
     Path,
     ReplyCode,
@@ -34,7 +37,7 @@ MAX_CHUNK_BYTES = 65_535  # of a body, by every MTA
 _LENGTH = struct.Struct(">I")
 _OPTIONS = struct.Struct(">III")
 _REPLY_CODE = re.compile(rb"([45])[0-9][0-9] ([45])\.[0-9]{1,3}\.[0-9]{1,3}( [^\0\r\n]*)?")
-_KINDS: dict[bytes, type[Packet]] = {kind.code: kind for kind in Packet.__args__}
+_KINDS: dict[int, type[Packet]] = {kind.code[0]: kind for kind in Packet.__args__}
 
 
 class Codec:
@@ -67,7 +70,7 @@ class Codec:
         end = start + length
         if len(self._buffer) < end:
             return None
-        kind = _KINDS.get(bytes(self._buffer[start : start + 1]))
+        kind = _KINDS.get(self._buffer[start])
         if kind is None:
             raise PeerProtocolError(f"unknown command 0x{self._buffer[start]:02x}")
         with memoryview(self._buffer) as view:
@@ -131,34 +134,52 @@ def decode_data(kind: type[Packet], data: bytes) -> Packet:
     Raises:
         PeerProtocolError: the data is malformed.
     """
-    if issubclass(kind, Chunk):
-        return kind(chunk=data)
-    if issubclass(kind, Field):
-        # A NUL inside the value is the sender's and no end: the message passes with it.
-        name, _, value = _one_string(data).partition(b"\0")
-        return kind(name=name, value=value)
-    if issubclass(kind, IndexedField):
-        name, value = _exactly_two(_split(data[4:]))
-        return kind(index=_LENGTH.unpack(data[:4])[0], name=name, value=value)
-    if issubclass(kind, Path):
-        path, *parameters = _split(data)
-        return kind(path=path, parameters=tuple(parameters))
-    if issubclass(kind, Text):
-        return kind(text=_one_string(data))
-    if issubclass(kind, Macros):
-        return _macros(data)
-    if issubclass(kind, Connect):
-        return _connect(data)
-    if issubclass(kind, Negotiate):
-        return _negotiate(data)
-    if issubclass(kind, ReplyCode):
-        return ReplyCode(text=_one_string(data).replace(b"%%", b"%"))
+    return _DECODERS[kind](kind, data)
+
+
+def _chunk(kind: type[Any], data: bytes) -> Packet:
+    packet: Packet = kind(chunk=data)
+    return packet
+
+
+def _field(kind: type[Any], data: bytes) -> Packet:
+    # A NUL inside the value is the sender's and no end: the message passes with it.
+    name, _, value = _one_string(data).partition(b"\0")
+    packet: Packet = kind(name=name, value=value)
+    return packet
+
+
+def _indexed_field(kind: type[Any], data: bytes) -> Packet:
+    name, value = _exactly_two(_split(data[4:]))
+    packet: Packet = kind(index=_LENGTH.unpack(data[:4])[0], name=name, value=value)
+    return packet
+
+
+def _path(kind: type[Any], data: bytes) -> Packet:
+    path, *parameters = _split(data)
+    packet: Packet = kind(path=path, parameters=tuple(parameters))
+    return packet
+
+
+def _text(kind: type[Any], data: bytes) -> Packet:
+    packet: Packet = kind(text=_one_string(data))
+    return packet
+
+
+def _reply_code(kind: type[Any], data: bytes) -> Packet:
+    del kind
+    return ReplyCode(text=_one_string(data).replace(b"%%", b"%"))
+
+
+def _no_data(kind: type[Any], data: bytes) -> Packet:
     if data:
         raise PeerProtocolError(f"{kind.__name__}: expected no data, got {len(data)} bytes")
-    return kind()
+    packet: Packet = kind()
+    return packet
 
 
-def _macros(data: bytes) -> Macros:
+def _macros(kind: type[Any], data: bytes) -> Packet:
+    del kind
     if not data:
         raise PeerProtocolError("Macros: expected a stage")
     parts = _split(data[1:]) if len(data) > 1 else []
@@ -167,7 +188,8 @@ def _macros(data: bytes) -> Macros:
     return Macros(stage=data[:1], values=tuple(zip(parts[::2], parts[1::2], strict=True)))
 
 
-def _connect(data: bytes) -> Connect:
+def _connect(kind: type[Any], data: bytes) -> Packet:
+    del kind
     hostname, _, place = data.partition(b"\0")
     family = place[:1]
     if family == b"U":
@@ -182,7 +204,8 @@ def _connect(data: bytes) -> Connect:
     )
 
 
-def _negotiate(data: bytes) -> Negotiate:
+def _negotiate(kind: type[Any], data: bytes) -> Packet:
+    del kind
     if len(data) < _OPTIONS.size:
         raise PeerProtocolError(f"Negotiate: expected 12 bytes or more, got {len(data)}")
     version, actions, steps = _OPTIONS.unpack_from(data)
@@ -224,3 +247,21 @@ def _exactly_two(parts: list[bytes]) -> list[bytes]:
     if len(parts) != 2:
         raise PeerProtocolError(f"expected two strings, got {len(parts)}")
     return parts
+
+
+_SHAPES: tuple[tuple[type[Any], Callable[[type[Any], bytes], Packet]], ...] = (
+    (Chunk, _chunk),
+    (Field, _field),
+    (IndexedField, _indexed_field),
+    (Path, _path),
+    (Text, _text),
+    (Macros, _macros),
+    (Connect, _connect),
+    (Negotiate, _negotiate),
+    (ReplyCode, _reply_code),
+    (NoData, _no_data),
+)
+_DECODERS = {
+    kind: next(decode for shape, decode in _SHAPES if issubclass(kind, shape))
+    for kind in Packet.__args__
+}

@@ -8,6 +8,7 @@ every other event gets no reply or `Continue`.
 
 import enum
 from collections.abc import Iterable
+from typing import cast
 
 from spamguard.errors import LocalProtocolError, PeerProtocolError
 from spamguard.wire.milter import Codec, encode
@@ -148,9 +149,13 @@ class FilterSession:
             PeerProtocolError: it broke the protocol; the connection is of no more use.
         """
         packet = self._codec.next_event()
+        if packet is None:
+            return None
+        order = _ORDER.get(type(packet))
+        if order and self._phase is not _Phase.NEW and self._unanswered is None:
+            self._step(packet, order)  # at once: they are nearly all that is said
+            return cast("Event", packet)
         match packet:
-            case None:
-                return None
             case Negotiate():
                 if self._phase is not _Phase.NEW:
                     raise PeerProtocolError("a second option negotiation")
@@ -174,22 +179,20 @@ class FilterSession:
                 pass
             case Unknown():
                 self._expect_reply(packet)
-            case Connect() | Helo() | Mail() | Rcpt() | Data():
-                self._step(packet)
-            case Header() | EndOfHeaders() | Body() | EndOfBody():
-                self._step(packet)
+            case _ if order:
+                self._step(packet, order)
             case _:
                 raise PeerProtocolError(f"{type(packet).__name__} from an MTA")
-        return packet
+        return cast("Event", packet)
 
-    def _step(self, packet: Event) -> None:
-        first, last, following = _ORDER[type(packet)]
+    def _step(self, packet: Packet, order: tuple[_Phase, _Phase, _Phase]) -> None:
+        first, last, following = order
         if not first <= self._phase <= last:
             raise PeerProtocolError(f"{type(packet).__name__} in phase {self._phase.name}")
         self._expect_reply(packet)
         self._phase = following
 
-    def _expect_reply(self, packet: Event) -> None:
+    def _expect_reply(self, packet: Packet) -> None:
         if self._unanswered is not None:
             raise PeerProtocolError(
                 f"{type(packet).__name__} before our reply to {self._unanswered.__name__}"

@@ -27,7 +27,7 @@ def labelled(dataset, count, corpus=""):
     """Yield (is spam, model input) of a data set, in order of delivery where it has one."""
     if dataset is None:
         for path in sorted(SAMPLES.glob("*.eml"))[:count]:
-            yield path.name.startswith("spam"), text_of(path.read_bytes())
+            yield path.name.startswith(("spam", "phish")), text_of(path.read_bytes())
         return
     rows = {p: e for p, e in read_index(dataset).items() if corpus in {"", e.corpus}}
     paths = sorted(rows)

@@ -6,7 +6,6 @@ measured as mail servers run it, a process a message, without Postfix.
 """
 
 import contextlib
-import random
 import shutil
 import smtplib
 import subprocess
@@ -18,9 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from spamguard.training.dataset import raw_messages, read_index
 from tests.bench.load import _Iterator, _send_all
-from tests.bench.mail import messages, renumbered
+from tests.bench.mail import mixed, renumbered
 from tests.bench.process import cpu_seconds, pss_megabytes
 from tests.bench.report import Report, console, median, percentile
 from tests.bench.rivals import Rspamd, RspamdBayes, SpamAssassin
@@ -28,24 +26,8 @@ from tests.support.daemons import Daemon
 from tests.support.postfix import Mailbox, Postfix
 
 CONNECTIONS = 4
-TAUGHT = 300  # messages of each kind that Bayes filters are taught
 OURS = "SpamGuard"
 ALONE = "Postfix alone"
-
-
-def mixed(dataset, count, seed=1):
-    """Return (messages, ham to teach, spam to teach): of a data set, or of our samples."""
-    if dataset is None:
-        mail = messages(count, seed=seed)
-        return mail, mail[:TAUGHT], mail[:TAUGHT]
-    generator = random.Random(seed)
-    rows = read_index(dataset)
-    paths = generator.sample(sorted(rows), min(len(rows), count + 6 * TAUGHT))
-    pairs = list(raw_messages(dataset, {path: rows[path] for path in paths}))
-    generator.shuffle(pairs)
-    taught = {is_spam: [raw for e, raw in pairs[count:] if e.is_spam == is_spam][:TAUGHT] for is_spam in (False, True)}  # fmt: skip
-    # What smtplib makes of line ends it also makes of what is sent.
-    return [raw for _, raw in pairs[:count]], taught[False], taught[True]
 
 
 def paced(port, mail, rate):

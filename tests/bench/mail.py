@@ -4,10 +4,13 @@ import random
 import re
 from pathlib import Path
 
+from spamguard.training.dataset import raw_messages, read_index
+
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "sample_mail"
 # Each gets a Subject of its own: a server that remembers texts shall not gain by our repeating.
 _NUMBERED = re.compile(rb"^Subject: ", re.IGNORECASE | re.MULTILINE)
+TAUGHT = 300  # messages of each kind that Bayes filters are taught
 _TARGET_BYTES = (3_000, 6_000, 12_000, 30_000)
 
 
@@ -31,3 +34,18 @@ def messages(count, *, seed=1):
         raw = _NUMBERED.sub(rb"\g<0>%d " % (number * 7919), raw, count=1)
         made.append(b"X-Number: %d\r\n" % number + raw)
     return made
+
+
+def mixed(dataset, count, seed=1):
+    """Return (messages, ham to teach, spam to teach): of a data set, or of our samples."""
+    if dataset is None:
+        mail = messages(count, seed=seed)
+        return mail, mail[:TAUGHT], mail[:TAUGHT]
+    generator = random.Random(seed)
+    rows = read_index(dataset)
+    paths = generator.sample(sorted(rows), min(len(rows), count + 6 * TAUGHT))
+    pairs = list(raw_messages(dataset, {path: rows[path] for path in paths}))
+    generator.shuffle(pairs)
+    taught = {is_spam: [raw for e, raw in pairs[count:] if e.is_spam == is_spam][:TAUGHT] for is_spam in (False, True)}  # fmt: skip
+    # What smtplib makes of line ends it also makes of what is sent.
+    return [raw for _, raw in pairs[:count]], taught[False], taught[True]

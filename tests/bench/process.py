@@ -10,13 +10,17 @@ from pathlib import Path
 
 import psutil
 
+from spamguard.campaign import simhash
 from spamguard.message import parse_message
 from spamguard.model.classifier import Classifier
+from spamguard.model.scorer import MessageScorer
 from spamguard.model.store import ModelStore
 from spamguard.model_input import build_model_input
-from tests.bench.mail import messages
+from tests.bench.mail import messages, mixed
 from tests.bench.report import Report, percentile
 from tests.support.daemons import Daemon
+
+WARM_UP = 50  # messages before those that count
 
 
 def start(model):
@@ -36,24 +40,40 @@ def start(model):
     return report.show()
 
 
-def scorer(model, count=1000):
-    """Milliseconds a message in one process, by stage."""
+def scorer(model, count=1000, dataset=None):
+    """Milliseconds a message in one process, by stage; and the whole of it as a server does it."""
     classifier = Classifier(ModelStore(Path("/nonexistent")).get(model or "default"))
-    stages = {name: [] for name in ("parse", "model input", "tokens", "BERT with tokens", "linear")}
-    mail = messages(count + 50)
+    whole = MessageScorer(classifier)
+    stages = {
+        name: []
+        for name in (
+            "parse",
+            "model input",
+            "simhash",
+            "linear",
+            "tokens",
+            "BERT alone",
+            "as served",
+        )
+    }
+    mail, _, _ = mixed(dataset, count + WARM_UP)
     for number, raw in enumerate(mail):
         times = [time.perf_counter()]
         message = parse_message(raw)
         times.append(time.perf_counter())
         text = build_model_input(message).text
         times.append(time.perf_counter())
-        classifier.token_ids(text)
-        times.append(time.perf_counter())
-        classifier.bert_logit(text)
+        simhash(text)
         times.append(time.perf_counter())
         classifier.linear_logit(text)
         times.append(time.perf_counter())
-        if number >= 50:
+        ids = classifier.token_ids(text)
+        times.append(time.perf_counter())
+        classifier.ask(ids)
+        times.append(time.perf_counter())
+        whole.score(raw)
+        times.append(time.perf_counter())
+        if number >= WARM_UP:
             for name, a, b in zip(stages, times, times[1:], strict=False):
                 stages[name].append((b - a) * 1000)
     mean = {name: sum(values) / len(values) for name, values in stages.items()}
@@ -62,6 +82,7 @@ def scorer(model, count=1000):
     for name, values in stages.items():
         report.add(f"{name}, mean", mean[name], unit="ms")
         report.add(f"{name}, 95 %", percentile(values, 95), unit="ms")
+    report.add("engine alone", 1000 / mean["BERT alone"], unit="messages/s")
     report.add(
         "parse + model input + tokens, mean",
         mean["parse"] + mean["model input"] + mean["tokens"],

@@ -5,7 +5,7 @@ import logging
 import random
 import socket
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -604,3 +604,15 @@ async def test_many_connections_with_random_pieces_each_get_their_verdicts(seed)
             for number in range(generator.randint(10, 20)):
                 group.create_task(client(number))
     assert 0 == made.count("milter_protocol_errors")
+
+
+async def test_more_connections_than_allowed_are_closed_and_the_others_go_on(monkeypatch):
+    monkeypatch.setattr("spamguard.frontends.milter.MAX_CONNECTIONS", 2)
+    async with door() as made, AsyncExitStack() as stack:
+        first, _ = [await stack.enter_async_context(mta_connection(made.address)) for _ in "12"]
+        reader, writer = await asyncio.open_connection(*made.address)
+        assert b"" == await reader.read()
+        writer.close()
+        assert 1 == made.count("milter_refused")
+        answer = await first.deliver(message(b"XSPAM"))
+        assert answer.added[b"X-Spam-Flag"] == b"YES"

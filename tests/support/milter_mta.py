@@ -33,8 +33,14 @@ _NO_REPLY = {
     wire.EndOfHeaders: StepFlags.NO_REPLY_END_OF_HEADERS,
     wire.Body: StepFlags.NO_REPLY_BODY,
 }
-_LEFT_OUT = {wire.Data: StepFlags.NO_DATA, wire.Unknown: StepFlags.NO_UNKNOWN}
+_LEFT_OUT = {
+    wire.Data: StepFlags.NO_DATA,
+    wire.Unknown: StepFlags.NO_UNKNOWN,
+    wire.EndOfHeaders: StepFlags.NO_END_OF_HEADERS,
+}
 _FINAL = (wire.Accept, wire.Continue, wire.Discard, wire.Reject, wire.ReplyCode, wire.Tempfail)
+_FINAL_CODES = frozenset(kind.code for kind in _FINAL)
+_ABORT = encode(wire.Abort())
 
 
 @dataclass
@@ -176,6 +182,36 @@ class MtaConnection:
         with suppress(OSError):  # a filter that stops has closed by now
             await self.send(wire.Abort())  # as Postfix does after each message
         return answer
+
+    def conversation(self, raw: bytes) -> bytes:
+        """Return all that is said of a message where nothing is answered before its end."""
+        fields, body = split_message(raw)
+        packets = [
+            wire.Macros(stage=b"M"),
+            wire.Mail(path=b"<alice@example.org>", parameters=(b"SIZE=100",)),
+            wire.Rcpt(path=b"<bob@test.example>"),
+            wire.Macros(stage=b"T", values=((b"i", b"4TestQueueId"),)),
+            wire.Data(),
+            *(wire.Header(name=name, value=value) for name, value in fields),
+            wire.EndOfHeaders(),
+            *(
+                wire.Body(chunk=body[start : start + MAX_CHUNK_BYTES])
+                for start in range(0, len(body), MAX_CHUNK_BYTES)
+            ),
+        ]
+        steps = self.options.steps
+        said = [p for p in packets if not _LEFT_OUT.get(type(p), StepFlags(0)) & steps]
+        assert all(_NO_REPLY[type(p)] & steps for p in said if type(p) in _NO_REPLY)
+        return b"".join(map(encode, [*said, wire.EndOfBody()]))
+
+    async def converse(self, conversation: bytes) -> None:
+        """Say what `conversation` returned, and wait for the verdict without reading the edits."""
+        self._writer.write(conversation)
+        while True:
+            length = int.from_bytes(await self._reader.readexactly(4), "big")
+            if (await self._reader.readexactly(length))[:1] in _FINAL_CODES:
+                break
+        self._writer.write(_ABORT)  # as Postfix does after each message
 
     async def envelope(
         self,

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -41,10 +42,11 @@ class FakeQuarantine:
         self.held.append((raw, envelope, verdict.id))
 
 
-def build(answer, *, quarantine=None, **options):
+def build(answer, *, quarantine=None, policy=None, **options):
     metrics = Metrics()
     store = quarantine or FakeQuarantine()
-    core = Filter(FakeScorer(answer), store, policy=Policy(), metrics=metrics, **options)
+    policy = policy or Policy()
+    core = Filter(FakeScorer(answer), store, policy=policy, metrics=metrics, **options)
     return core, store, metrics
 
 
@@ -85,6 +87,24 @@ async def test_every_failure_while_judging_delivers_unscored(error):
     assert outcome.action.disposition is Disposition.DELIVER
     assert store.held == []
     assert dict(outcome.action.add_headers)["X-Spam-Status"].startswith("Unknown, unscored (")
+
+
+async def test_too_much_mail_is_deferred_where_policy_says_so_and_what_crashes_never():
+    from spamguard.errors import OverloadedError, WorkerCrashedError
+
+    policy = Policy(overloaded=Disposition.DEFER)
+    for error, expected in (
+        (OverloadedError("full"), Disposition.DEFER),
+        (WorkerCrashedError("dead"), Disposition.DELIVER),
+        (RuntimeError("a bug"), Disposition.DELIVER),
+    ):
+        core, _, _ = build(error, policy=policy)
+        action = (await core.check(ENVELOPE, message("x"))).action
+        assert action.disposition is expected
+        assert action.smtp_reply.startswith("451 4.3.2 ") == (expected is Disposition.DEFER)
+    core, _, _ = build(OverloadedError("full"), policy=policy)
+    bounce = replace(ENVELOPE, reverse_path="")
+    assert (await core.check(bounce, message("x"))).action.disposition is Disposition.TAG
 
 
 async def test_a_scorer_that_hangs_is_given_up_at_the_deadline():

@@ -23,7 +23,11 @@ SHORT = {
     "spamguard.verdict._VOUCHED.spf": 2048,
     "spamguard.verdict._VOUCHED.dmarc": 2048,
 }
-MATCHED = {"spamguard.message._LOOKS_LIKE_HTML", "spamguard.wire.spamd._REQUEST_LINE"}
+MATCHED = {
+    "spamguard.message._LOOKS_LIKE_HTML",
+    "spamguard.wire.spamd._REQUEST_LINE",
+    "spamguard.feedback.forwards._QUOTE_MARK",
+}
 OURS = {"spamguard.config._ADDRESS", "spamguard.model.store._VERSION_NAME"}
 
 PIECES = [

@@ -18,7 +18,7 @@ _PIECES = [
     "http", "https", "httpſ", "://", "www.", "wwww.", "W", "w.", "a", "b.example", "x" * 63, "y" * 61,
     "@", ".", "-", "+", "_", "/", "(", ")", "'", "#", "?", ":", "!", "|", "$", "*", "----", "====", "0",
     "12345", "1,234.56", "4", "\N{ARABIC-INDIC DIGIT ONE}", "é", "е", "中文", "\N{EM DASH}" * 4, " ", "  ",
-    "\n", "\n\n", "\t", "\r", "\x1c", "\x85", "\xa0", "\u2003", "\u3000", "fr3e", "v1agra", "F R E E ",
+    "\n", "\n\n", "\t", "\r", "\x1b", "\x00", "\x1c", "\x85", "\xa0", "\u2003", "\u3000", "fr3e", "v1agra", "F R E E ",
     "f-r-e-e", "A  B", "com", "İ", "\ud800",
 ]  # fmt: skip
 texts = st.lists(st.sampled_from(_PIECES), max_size=40).map("".join)
@@ -48,6 +48,7 @@ def test_addresses_are_shortened_as_by_the_pattern(text):
 
 @many
 @given(texts)
+@example("\x1b$B4F#(B.$B$G$9!#(B..$B$*LsB+$N7o(B.\x1b$B$K$D$-$^$7$F2<5-(B..$B$h(B.$B$j")
 def test_text_is_shortened_as_by_the_patterns(text):
     expected = model_input._without_local_parts(model_input._without_urls(text))
     expected = model_input._LONG_NUMBER.sub("####", expected)

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from spamguard.errors import ModelLoadError
 from spamguard.model.calibration import Calibration
-from spamguard.model.linear import LinearModel
+from spamguard.model.linear import LinearModel, excerpts
 from spamguard.model.store import (
     CALIBRATION_FILE,
     LINEAR_FILE,
@@ -37,6 +37,9 @@ from spamguard.verdict import Thresholds
 CHARS_PER_TOKEN = 8
 REMEMBERED = 512  # token sequences and what the network said: half a megabyte
 DIRECTIONS = 8
+# By so much, in the linear model's log-odds, must an excerpt be more like spam than all of the text
+# to be judged in its place: at less, long honest mail is flagged (the shipped model's CARD.md).
+EXCERPT_MARGIN = 1.5
 _SEED = 20261123  # of the directions: the same for all versions
 
 
@@ -104,13 +107,13 @@ class Classifier:
             thresholds: by which the probability will be judged, since an administrator may have
                 his own; the version's where there are none.
         """
-        linear = self.linear_logit(text)
+        linear, read = self.read(text)
         if self._session is None:
             return Judgement(spam_probability=self.calibration.probability(0.0, linear))
         if self.calibration.settles(linear, thresholds or self.version.thresholds):
             # As if the BERT agreed: a score that ranks well among those of both.
             return Judgement(spam_probability=self.calibration.probability(linear, linear))
-        ids = self.token_ids(text)
+        ids = self.token_ids(read)
         key = ids.tobytes()
         known = self._answers.get(key)
         answer = known or self.ask(ids)
@@ -127,11 +130,27 @@ class Classifier:
 
     def spam_probability(self, text: str) -> float:
         """Return the calibrated probability, 0 to 1, of both models, both always asked."""
-        return self.calibration.probability(self.bert_logit(text), self.linear_logit(text))
+        linear, read = self.read(text)
+        bert = 0.0 if self._session is None else self.ask(self.token_ids(read)).logit
+        return self.calibration.probability(bert, linear)
+
+    def read(self, text: str) -> tuple[float, str]:
+        """Return the linear model's log-odds of spam, and the text that the BERT is to read.
+
+        That is the model input; or its beginning or end, where this is so much more like spam
+        that the rest may be there to hide it.
+        """
+        if self._linear is None:
+            return 0.0, text
+        logit, chosen = self._linear.logit(text), text
+        for excerpt in excerpts(text):
+            if (alone := self._linear.logit(excerpt) - EXCERPT_MARGIN) > logit:
+                logit, chosen = alone, excerpt
+        return logit, chosen
 
     def bert_logit(self, text: str) -> float:
         """Return the BERT's log-odds of spam, or 0 when there is none."""
-        return 0.0 if self._session is None else self.ask(self.token_ids(text)).logit
+        return 0.0 if self._session is None else self.ask(self.token_ids(self.read(text)[1])).logit
 
     def ask(self, ids: "np.typing.NDArray[np.int64]") -> Answer:
         """Return what the network says of one sequence of tokens, shape (1, tokens)."""
@@ -149,7 +168,7 @@ class Classifier:
 
     def linear_logit(self, text: str) -> float:
         """Return the linear model's log-odds of spam, or 0 when there is none."""
-        return self._linear.logit(text) if self._linear is not None else 0.0
+        return self.read(text)[0]
 
     def token_ids(self, text: str) -> "np.typing.NDArray[np.int64]":
         """Return token ids, shape (1, tokens), with the special tokens, cut to the window."""

@@ -29,6 +29,7 @@ DEFAULT_BITS = 20
 NGRAM = 5  # characters
 HEAD_LINES = 3  # of a model input: subject, sender, notes; where one is missing, its text begins
 HEAD_SHARE = 0.5  # of what the whole text says
+EXCERPT_CHARS = 1000
 _EPSILON = 1e-6
 _LEARNED = 0.05  # sum of squared gradients that a model to go on from counts as
 
@@ -72,6 +73,19 @@ def features(text: str, bits: int = DEFAULT_BITS) -> Features:
     values = [np.full(i.size, share / max(1, i.size) ** 0.5, np.float32) for i, share in parts]
     mark = _HEAD_MARK & np.uint32((1 << bits) - 1)
     return Features(np.concatenate([whole, head ^ mark]), np.concatenate(values))
+
+
+def excerpts(text: str) -> tuple[str, ...]:
+    """Return beginning and end of a long model input, each behind its head; none of a short one.
+
+    Honest text above or below the rest, put there to hide it, is not in one of them.
+    """
+    lines = text.split("\n", HEAD_LINES)
+    body = lines[HEAD_LINES] if len(lines) > HEAD_LINES else ""
+    if len(body) < 1.5 * EXCERPT_CHARS:
+        return ()
+    head = "\n".join(lines[:HEAD_LINES])
+    return tuple(f"{head}\n{part}" for part in (body[:EXCERPT_CHARS], body[-EXCERPT_CHARS:]))
 
 
 def ngrams(text: str, bits: int = DEFAULT_BITS) -> npt.NDArray[np.uint32]:

@@ -100,7 +100,8 @@ def int8_differences(
     classifier = Classifier(version)
     linear = np.array([classifier.linear_logit(text) for text in texts])
     quantized = np.array([classifier.bert_logit(text) for text in texts])
-    full = network_logits(network, tokenizer, texts, max_tokens=version.max_tokens)
+    read = [classifier.read(text)[1] for text in texts]
+    full = network_logits(network, tokenizer, read, max_tokens=version.max_tokens)
     called = [
         calibration.probabilities(logits, linear) >= thresholds.spam for logits in (quantized, full)
     ]

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 import spamguard
 from spamguard.errors import ConfigError, TrainingError
 from spamguard.model.calibration import Calibration, fit_calibration
+from spamguard.model.classifier import Classifier
 from spamguard.model.linear import LinearModel, features, fit_linear
 from spamguard.model.store import (
     CALIBRATION_FILE,
@@ -394,7 +395,8 @@ def _measure(
     )
     network, tokenizer = load_network(version.path)
     part = slice(0, COMPARED_MESSAGES)
-    texts = [example.text for example in held_out[part]]
+    classifier = Classifier(version)
+    texts = [classifier.read(example.text)[1] for example in held_out[part]]
     full = network_logits(network, tokenizer, texts, max_tokens=recipe.window)
     full_scores = calibration.probabilities(full, found[part, 1])
     flips = (full_scores >= chosen.spam) != (scores[part] >= chosen.spam)

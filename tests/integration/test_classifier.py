@@ -80,3 +80,19 @@ def test_what_was_asked_a_moment_ago_is_remembered_and_no_more_than_so_much(clas
         classifier.judge(f"win the lottery now {number} claim your prize money\nurgent transfer")
     assert len(classifier._answers) == REMEMBERED
     assert classifier.judge(text).decided_by == "bert"
+
+
+def test_honest_text_hides_less_where_an_excerpt_is_read_without_it(classifier, texts, monkeypatch):
+    honest = [t for t in texts if classifier.spam_probability(t) < 0.01]
+    spam = [t for t in texts if len(t) < 900 and classifier.spam_probability(t) > 0.99][:150]
+    page = "\n".join(text.partition("\n")[2] for text in honest[:20])[:5000]
+    hidden = [f"{text}\n{page}" for text in spam]
+    assert all(classifier.read(text) == (classifier.linear_logit(text), text) for text in spam)
+
+    def caught():
+        return sum(classifier.spam_probability(text) > 0.7 for text in hidden)
+
+    with_excerpts = caught()
+    monkeypatch.setattr("spamguard.model.classifier.excerpts", lambda text: ())
+    assert with_excerpts > 1.5 * caught()
+    assert with_excerpts > 0.4 * len(spam)

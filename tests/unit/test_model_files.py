@@ -8,7 +8,15 @@ import pytest
 from spamguard.errors import ModelCorruptError, ModelLoadError
 from spamguard.model.calibration import Calibration, fit_calibration
 from spamguard.model.classifier import Classifier
-from spamguard.model.linear import HEAD_SHARE, LinearModel, features, fit_linear, ngrams
+from spamguard.model.linear import (
+    EXCERPT_CHARS,
+    HEAD_SHARE,
+    LinearModel,
+    excerpts,
+    features,
+    fit_linear,
+    ngrams,
+)
 from spamguard.model.store import MANIFEST, SHIPPED, ModelStore, ModelVersion
 from spamguard.verdict import Thresholds
 from tests.support.toy_model import write_toy_model
@@ -194,6 +202,13 @@ def test_a_page_of_honest_text_does_not_drown_the_head():
     whole, head = (features(t).values for t in (page, spam))
     assert (whole**2).sum() == pytest.approx(1 + HEAD_SHARE**2)
     assert (head**2).sum() == pytest.approx(1 + HEAD_SHARE**2)
+
+
+def test_beginning_and_end_of_a_long_text_are_excerpts_behind_its_head():
+    head = "offer\nAnn (a.example)\nlinks to b.example"
+    begin, end = "b" * EXCERPT_CHARS, "e" * EXCERPT_CHARS
+    assert excerpts(f"{head}\n{begin}{'x' * 5000}{end}") == (f"{head}\n{begin}", f"{head}\n{end}")
+    assert excerpts(f"{head}\n{begin}") == excerpts(head) == excerpts("") == ()
 
 
 def test_scripts_without_blanks_have_features_too():

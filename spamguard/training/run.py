@@ -80,7 +80,7 @@ class Recipe:
         layers: lower layers of the base to keep; 0 keeps all.
         pooling: cls, mean or attention.
         window: tokens that the version reads of a message; `Settings.max_tokens` are what it is
-            trained on. Training on more than is read later is better than training on as many.
+            trained on.
         prune: whether to keep only the vocabulary that mail uses.
         most_per_cell: messages of one corpus and label the network sees at most.
         linear_per_cell: likewise for the linear model.

@@ -68,7 +68,7 @@ async def send(endpoint: str, raw: bytes, number: int) -> tuple[str, float]:
         await connection.commands(
             xforward, f"MAIL FROM:<{reverse_path}>", "RCPT TO:<you@example.com>"
         )
-        reply = await connection.data(raw)
+        (reply,) = await connection.data(raw)  # one recipient, one reply
         await connection.close()
     return str(reply), (time.perf_counter() - started) * 1000
 

@@ -43,9 +43,13 @@ class Calibration:
 
     def probability(self, bert_logit: float, linear_logit: float) -> float:
         """Return the spam probability, 0 to 1, for one message."""
-        said = min(max(bert_logit, -self.bert_limit), self.bert_limit)
-        logit = self.bert * said + self.linear * linear_logit + self.bias
+        logit = self.log_odds(bert_logit, linear_logit)
         return 1 / (1 + math.exp(-min(max(logit, -_MAX_LOGIT), _MAX_LOGIT)))
+
+    def log_odds(self, bert_logit: float, linear_logit: float) -> float:
+        """Return the logarithm of the odds of spam for one message, however large."""
+        said = min(max(bert_logit, -self.bert_limit), self.bert_limit)
+        return self.bert * said + self.linear * linear_logit + self.bias
 
     def settles(self, linear_logit: float, thresholds: Thresholds) -> bool:
         """Return whether a message's label is the same whatever the BERT would say."""

@@ -130,9 +130,12 @@ class Classifier:
 
     def spam_probability(self, text: str) -> float:
         """Return the calibrated probability, 0 to 1, of both models, both always asked."""
+        return self.calibration.probability(*self.logits(text))
+
+    def logits(self, text: str) -> tuple[float, float]:
+        """Return the log-odds of spam of BERT and linear model; 0 of one that is not there."""
         linear, read = self.read(text)
-        bert = 0.0 if self._session is None else self.ask(self.token_ids(read)).logit
-        return self.calibration.probability(bert, linear)
+        return 0.0 if self._session is None else self.ask(self.token_ids(read)).logit, linear
 
     def read(self, text: str) -> tuple[float, str]:
         """Return the linear model's log-odds of spam, and the text that the BERT is to read.
@@ -150,7 +153,7 @@ class Classifier:
 
     def bert_logit(self, text: str) -> float:
         """Return the BERT's log-odds of spam, or 0 when there is none."""
-        return 0.0 if self._session is None else self.ask(self.token_ids(self.read(text)[1])).logit
+        return self.logits(text)[0]
 
     def ask(self, ids: "np.typing.NDArray[np.int64]") -> Answer:
         """Return what the network says of one sequence of tokens, shape (1, tokens)."""

@@ -67,8 +67,7 @@ def features(text: str, bits: int = DEFAULT_BITS) -> Features:
     writes, what about and where the links go.
     """
     whole = ngrams(text[:MAX_CHARS], bits)
-    lines = text.split("\n", HEAD_LINES)
-    head = ngrams("\n".join(lines[:HEAD_LINES])[:MAX_CHARS], bits)
+    head = ngrams(_head_and_body(text)[0][:MAX_CHARS], bits)
     parts = ((whole, 1.0), (head, HEAD_SHARE))
     values = [np.full(i.size, share / max(1, i.size) ** 0.5, np.float32) for i, share in parts]
     mark = _HEAD_MARK & np.uint32((1 << bits) - 1)
@@ -80,12 +79,15 @@ def excerpts(text: str) -> tuple[str, ...]:
 
     Honest text above or below the rest, put there to hide it, is not in one of them.
     """
-    lines = text.split("\n", HEAD_LINES)
-    body = lines[HEAD_LINES] if len(lines) > HEAD_LINES else ""
+    head, body = _head_and_body(text)
     if len(body) < 1.5 * EXCERPT_CHARS:
         return ()
-    head = "\n".join(lines[:HEAD_LINES])
     return tuple(f"{head}\n{part}" for part in (body[:EXCERPT_CHARS], body[-EXCERPT_CHARS:]))
+
+
+def _head_and_body(text: str) -> tuple[str, str]:
+    lines = text.split("\n", HEAD_LINES)
+    return "\n".join(lines[:HEAD_LINES]), "".join(lines[HEAD_LINES:])
 
 
 def ngrams(text: str, bits: int = DEFAULT_BITS) -> npt.NDArray[np.uint32]:

@@ -207,7 +207,7 @@ def _start(path: str) -> None:
 
 def _logits(texts: list[str]) -> npt.NDArray[np.float64]:
     assert _classifier is not None
-    return np.array([(_classifier.bert_logit(t), _classifier.linear_logit(t)) for t in texts])
+    return np.array([_classifier.logits(text) for text in texts])
 
 
 def evaluate_scores(

@@ -248,8 +248,7 @@ def _mistakes(
     calibration = classifier.calibration
 
     def log_odds(text: str) -> float:
-        bert, linear = classifier.bert_logit(text), classifier.linear_logit(text)
-        return calibration.bert * bert + calibration.linear * linear + calibration.bias
+        return calibration.log_odds(*classifier.logits(text))
 
     total, done = sum(map(len, worst.values())), 0
     found: dict[str, list[Mistake]] = {}

@@ -380,7 +380,7 @@ def correction_weights(examples: Sequence[Example]) -> npt.NDArray[np.float32]:
 
 
 def _logits(classifier: Classifier, mail: Sequence[Example]) -> npt.NDArray[np.float64]:
-    rows = [(classifier.bert_logit(e.text), classifier.linear_logit(e.text)) for e in mail]
+    rows = [classifier.logits(example.text) for example in mail]
     return np.array(rows, dtype=float).reshape(-1, 2)
 
 

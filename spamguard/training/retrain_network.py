@@ -98,8 +98,7 @@ def int8_differences(
     torch.set_num_threads(threads)
     network, tokenizer = load_network(version.path)
     classifier = Classifier(version)
-    linear = np.array([classifier.linear_logit(text) for text in texts])
-    quantized = np.array([classifier.bert_logit(text) for text in texts])
+    quantized, linear = np.array([classifier.logits(text) for text in texts]).reshape(-1, 2).T
     read = [classifier.read(text)[1] for text in texts]
     full = network_logits(network, tokenizer, read, max_tokens=version.max_tokens)
     called = [
